@@ -1,0 +1,163 @@
+"""What a model family declares, and the one protocol that prompt, encoder and engine see of any media half.
+
+A family is one file with one subclass of `Family`: which files it claims, how media become pieces, how the encoder's
+graph is written, how pieces become rows, what text stands around them and at which positions. It sees GGUF tensor
+names only, whatever the weights came from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diptych.errors import FileError
+from diptych.positions import Positions, linear
+from diptych.types import Media, MediaChunk, MediaKind, MediaSettings, Piece, TextChunk
+
+if TYPE_CHECKING:
+    from diptych.graph.graph import Graph
+    from diptych.weights import Weights
+
+Rows = NDArray[np.float32]  # (n_tokens, n_embd)
+Part = str | TextChunk | MediaChunk
+
+
+@dataclass(frozen=True)
+class Hparams:
+    """The metadata of an mmproj file, typed. Names are llama.cpp's; see `clip.vision.*` in its converter."""
+
+    projector: str
+    n_embd: int  # width of the encoder
+    n_ff: int
+    n_layer: int
+    n_head: int
+    n_embd_out: int  # width of the rows the text half takes
+    eps: float
+    image_size: int
+    patch_size: int
+    n_merge: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    min_pixels: int | None
+    max_pixels: int | None
+
+    @classmethod
+    def read(cls, metadata: Mapping[str, Any], kind: MediaKind = "image") -> Self:
+        """Take the fields of one modality from GGUF metadata. Raises FileError naming the key that is missing."""
+        side = "audio" if kind == "audio" else "vision"
+
+        def get(name: str, default: object = ...) -> Any:  # noqa: ANN401
+            value = metadata.get(f"clip.{side}.{name}", default)
+            if value is ...:
+                raise FileError(f"the mmproj has no clip.{side}.{name}, which its encoder needs; convert the model again")
+            return value
+
+        return cls(
+            projector=projector_type(metadata, kind) or "",
+            n_embd=int(get("embedding_length")),
+            n_ff=int(get("feed_forward_length")),
+            n_layer=int(get("block_count")),
+            n_head=int(get("attention.head_count")),
+            n_embd_out=int(get("projection_dim")),
+            eps=float(get("attention.layer_norm_epsilon")),
+            image_size=int(get("image_size", 0)),
+            patch_size=int(get("patch_size", 0)),
+            n_merge=int(get("spatial_merge_size", get("projector.scale_factor", 1))),
+            mean=tuple(map(float, get("image_mean", ()))),
+            std=tuple(map(float, get("image_std", ()))),
+            min_pixels=metadata.get(f"clip.{side}.image_min_pixels"),
+            max_pixels=metadata.get(f"clip.{side}.image_max_pixels"),
+        )
+
+
+def projector_type(metadata: Mapping[str, Any], kind: MediaKind = "image") -> str | None:
+    """The projector of one modality: `clip.projector_type`, or the per-modality key of files with two."""
+    side = "audio" if kind == "audio" else "vision"
+    return metadata.get("clip.projector_type") or metadata.get(f"clip.{side}.projector_type")
+
+
+
+
+class Family:
+    """One model family. Subclass it in a file of `diptych/families`; nothing else changes."""
+
+    projectors: ClassVar[Mapping[MediaKind, tuple[str, ...]]]
+    architectures: ClassVar[tuple[str, ...]]  # names in config.json
+    placeholders: ClassVar[Mapping[MediaKind, tuple[str, ...]]]  # what chat templates print for a media part, longest first
+    tensors: ClassVar[Mapping[str, str | tuple[str, ...] | None]]  # checkpoint name, {i} for the layer → GGUF name(s); None drops it
+    n_pos: ClassVar[int] = 1  # planes of positions, 4 for M-RoPE
+
+    def __init__(self, weights: Weights, kind: MediaKind = "image") -> None:
+        self.weights = weights
+        self.kind = kind
+        self.hp = Hparams.read(weights.metadata, kind)
+
+    @property
+    def n_embd(self) -> int:
+        """Width of the rows the encoder gives."""
+        return self.hp.n_embd_out
+
+    @staticmethod
+    def metadata(config: Mapping[str, Any], processor: Mapping[str, Any]) -> dict[str, Any]:
+        """config.json and preprocessor_config.json → the `clip.*` metadata of the mmproj."""
+        raise NotImplementedError
+
+    def preprocess(self, media: Media, settings: MediaSettings) -> list[MediaChunk]:
+        """Media → chunks with the pieces the encoder takes, equal to the Hugging Face processor."""
+        raise NotImplementedError
+
+    def layout(self, chunks: Sequence[MediaChunk], ordinal: int) -> list[Part]:
+        """The text around and between the chunks of one media part; holds exactly the chunks it was given."""
+        raise NotImplementedError
+
+    def graph(self, g: Graph, kind: str) -> None:
+        """Write the encoder of one kind of piece."""
+        raise NotImplementedError
+
+    def feed(self, pieces: Sequence[Piece]) -> dict[str, NDArray[Any]]:
+        """Pieces of one `batch_key` → the graph's inputs. By default each input is stacked."""
+        return {name: np.stack([p.inputs[name] for p in pieces]) for name in pieces[0].inputs}
+
+    def batch_key(self, piece: Piece) -> Hashable:
+        """Pieces with equal keys go into one run. By default those of one kind and shape."""
+        return (piece.kind, *(a.shape for a in piece.inputs.values()))
+
+    def split(self, pieces: Sequence[Piece], output: NDArray[np.float32]) -> list[Rows]:
+        """The graph's output → one array a piece. By default along the first axis."""
+        return list(output)
+
+    def join(self, chunk: MediaChunk, arrays: Sequence[Rows]) -> Rows:
+        """Arrays of a chunk's pieces → its (n_tokens, n_embd) rows. By default one after the other."""
+        return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+
+    def positions(self, chunk: MediaChunk, start: int, ordinal: int = 0) -> tuple[Positions, int]:
+        """(n_pos, n_tokens) planes of a chunk that starts at `start`, and the next position."""
+        return linear(chunk, start, ordinal)
+
+    def causal(self, chunk: MediaChunk) -> bool:
+        """Whether the rows of a chunk see only the rows before them."""
+        return True
+
+
+class MediaHalf(Protocol):
+    """A media half that can run: a family with its graph in a session, or an encoder made by others."""
+
+    n_embd: int
+    n_pos: int
+    placeholders: Mapping[MediaKind, tuple[str, ...]]
+
+    def preprocess(self, media: Media, settings: MediaSettings) -> list[MediaChunk]: ...
+    def layout(self, chunks: Sequence[MediaChunk], ordinal: int) -> list[Part]: ...
+    def batch_key(self, piece: Piece) -> Hashable: ...
+    def encode(self, pieces: Sequence[Piece]) -> list[Rows]: ...
+    def join(self, chunk: MediaChunk, arrays: Sequence[Rows]) -> Rows: ...
+    def positions(self, chunk: MediaChunk, start: int, ordinal: int = 0) -> tuple[Positions, int]: ...
+    def causal(self, chunk: MediaChunk) -> bool: ...
+    def close(self) -> None: ...
+
+
+
