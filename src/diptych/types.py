@@ -86,8 +86,6 @@ class Grid:
     h: int
     w: int
 
-    def __iter__(self):  # type: ignore[no-untyped-def]  # noqa: ANN204
-        yield from (self.t, self.h, self.w)
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,6 +137,32 @@ class MediaChunk:
 
 
 Chunk = TextChunk | MediaChunk
+
+
+@dataclass(frozen=True, eq=False)
+class Segment:
+    """What one sequence puts into one batch: tokens (n,) or embedding rows (n, n_embd), at positions (n_pos, n).
+
+    `wants_logits` asks for the logits of its last row.
+    """
+
+    seq_id: int
+    positions: NDArray[np.int32]
+    tokens: NDArray[np.int32] | None = None
+    embeddings: NDArray[np.float32] | None = None
+    wants_logits: bool = False
+
+    @property
+    def n_rows(self) -> int:
+        return self.positions.shape[1]
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """One decode call: segments that all carry tokens or all carry embeddings. Not causal: one media chunk, alone."""
+
+    segments: tuple[Segment, ...]
+    causal: bool = True
 
 
 @dataclass(frozen=True)
