@@ -54,7 +54,18 @@ def tokenizer() -> Any:
     plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [b for b in range(256) if b not in plain]
     symbols = [chr(b) if b in plain else chr(256 + others.index(b)) for b in range(256)]
-    pairs = [("t", "h"), ("th", "e"), ("Ġ", "the"), ("i", "n"), ("e", "r"), ("u", "s"), ("us", "er"), ("a", "s"), ("Ċ", "Ċ"), ("1", "2")]
+    pairs = [
+        ("t", "h"),
+        ("th", "e"),
+        ("Ġ", "the"),
+        ("i", "n"),
+        ("e", "r"),
+        ("u", "s"),
+        ("us", "er"),
+        ("a", "s"),
+        ("Ċ", "Ċ"),
+        ("1", "2"),
+    ]
     vocab = {s: i for i, s in enumerate([*symbols, *("".join(p) for p in pairs)])}
     out = Tokenizer(models.BPE(vocab, pairs))
     out.normalizer = normalizers.NFC()
@@ -100,7 +111,9 @@ def qwen2vl(folder: Path, shape: Qwen2VL = Qwen2VL(), shards: int = 1) -> Path:
             else:
                 p.copy_(torch.randn_like(p) * 0.1)
     model = model.to(getattr(torch, shape.dtype))
-    model.generation_config = GenerationConfig(eos_token_id=[ids["<|im_end|>"], ids["<|endoftext|>"]], do_sample=True, temperature=0.1, top_k=1)
+    model.generation_config = GenerationConfig(
+        eos_token_id=[ids["<|im_end|>"], ids["<|endoftext|>"]], do_sample=True, temperature=0.1, top_k=1
+    )
     folder.mkdir(parents=True, exist_ok=True)
     size = sum(p.numel() * p.element_size() for p in model.parameters())
     model.save_pretrained(folder, max_shard_size=size if shards == 1 else size // shards)

@@ -79,7 +79,9 @@ def _explained(path: Path) -> Iterator[None]:
         raise
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise OutputError(f"cannot write {path}: {error.strerror}; nothing was kept, free some space and run it again") from error
+            raise OutputError(
+                f"cannot write {path}: {error.strerror}; nothing was kept, free some space and run it again"
+            ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise OutputError(f"cannot write {path}: {error.strerror}; name a place you may write to") from error
         raise

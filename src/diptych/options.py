@@ -33,12 +33,20 @@ class Options(BaseSettings):
     mlock: Annotated[bool, Field(description="Keep the text half from being swapped out.")] = False
     min_pixels: Annotated[int | None, Field(ge=1, description="Pictures are enlarged to at least this many pixels.")] = None
     max_pixels: Annotated[int | None, Field(ge=1, description="Pictures are reduced to at most this many pixels.")] = None
-    media_max_pixels: Annotated[int, Field(ge=1, description="A picture with more pixels is refused before decoding.")] = 178_956_970
+    media_max_pixels: Annotated[int, Field(ge=1, description="A picture with more pixels is refused before decoding.")] = (
+        178_956_970
+    )
     precision: Annotated[Literal["auto", "f32"], Field(description="Arithmetic of the media half; auto is f32.")] = "auto"
-    providers: Annotated[tuple[str, ...], Field(description="Execution providers of the media half, best first.")] = ("CPUExecutionProvider",)
+    providers: Annotated[tuple[str, ...], Field(description="Execution providers of the media half, best first.")] = (
+        "CPUExecutionProvider",
+    )
     provider_options: Annotated[dict[str, dict[str, str]], Field(description="Options by execution provider, as JSON.")] = {}
-    encode_max_patches: Annotated[int, Field(ge=1, description="Most patches in one run of the encoder; a larger picture goes alone.")] = 16384
-    cache_dir: Annotated[Path | None, Field(description="Where compiled graphs are kept; by default the user's cache folder.")] = None
+    encode_max_patches: Annotated[
+        int, Field(ge=1, description="Most patches in one run of the encoder; a larger picture goes alone.")
+    ] = 16384
+    cache_dir: Annotated[
+        Path | None, Field(description="Where compiled graphs are kept; by default the user's cache folder.")
+    ] = None
 
     @classmethod
     def settings_customise_sources(

@@ -87,7 +87,6 @@ class Grid:
     w: int
 
 
-
 @dataclass(frozen=True, eq=False)
 class Piece:
     """What the encoder takes in one go: a picture, a tile, an audio window. `key` is that of content and settings."""

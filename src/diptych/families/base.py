@@ -80,15 +80,15 @@ def projector_type(metadata: Mapping[str, Any], kind: MediaKind = "image") -> st
     return metadata.get("clip.projector_type") or metadata.get(f"clip.{side}.projector_type")
 
 
-
-
 class Family:
     """One model family. Subclass it in a file of `diptych/families`; nothing else changes."""
 
     projectors: ClassVar[Mapping[MediaKind, tuple[str, ...]]]
     architectures: ClassVar[tuple[str, ...]]  # names in config.json
     placeholders: ClassVar[Mapping[MediaKind, tuple[str, ...]]]  # what chat templates print for a media part, longest first
-    tensors: ClassVar[Mapping[str, str | tuple[str, ...] | None]]  # checkpoint name, {i} for the layer → GGUF name(s); None drops it
+    tensors: ClassVar[
+        Mapping[str, str | tuple[str, ...] | None]
+    ]  # checkpoint name, {i} for the layer → GGUF name(s); None drops it
     n_pos: ClassVar[int] = 1  # planes of positions, 4 for M-RoPE
 
     def __init__(self, weights: Weights, kind: MediaKind = "image") -> None:
@@ -158,6 +158,3 @@ class MediaHalf(Protocol):
     def positions(self, chunk: MediaChunk, start: int, ordinal: int = 0) -> tuple[Positions, int]: ...
     def causal(self, chunk: MediaChunk) -> bool: ...
     def close(self) -> None: ...
-
-
-
