@@ -86,9 +86,13 @@ class Family:
     projectors: ClassVar[Mapping[MediaKind, tuple[str, ...]]]
     architectures: ClassVar[tuple[str, ...]]  # names in config.json
     placeholders: ClassVar[Mapping[MediaKind, tuple[str, ...]]]  # what chat templates print for a media part, longest first
-    tensors: ClassVar[
-        Mapping[str, str | tuple[str, ...] | None]
-    ]  # checkpoint name, {i} for the layer → GGUF name(s); None drops it
+    tensors: ClassVar[Mapping[str, str | tuple[str, ...] | None]]
+    """Checkpoint name, with {i} for the layer and without a leading `model.`, → GGUF name.
+
+    Several names: the tensor is cut evenly along its first axis; a Conv3d kernel (out, in, t, h, w) along time, into
+    kernels of four axes, the most GGUF has. None: the tensor is left out.
+    """
+
     n_pos: ClassVar[int] = 1  # planes of positions, 4 for M-RoPE
 
     def __init__(self, weights: Weights, kind: MediaKind = "image") -> None:
@@ -103,7 +107,10 @@ class Family:
 
     @staticmethod
     def metadata(config: Mapping[str, Any], processor: Mapping[str, Any]) -> dict[str, Any]:
-        """config.json and preprocessor_config.json → the `clip.*` metadata of the mmproj."""
+        """config.json and preprocessor_config.json → the `clip.*` metadata of the mmproj.
+
+        A Python int is written as uint32, a float as float32.
+        """
         raise NotImplementedError
 
     def preprocess(self, media: Media, settings: MediaSettings) -> list[MediaChunk]:

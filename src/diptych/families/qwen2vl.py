@@ -1,0 +1,92 @@
+"""Qwen2-VL and MinerU2.5: pictures of any size, patches in 2×2 merge order, M-RoPE positions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from diptych.errors import FileError
+from diptych.families.base import Family
+from diptych.types import MediaKind
+
+MEAN = (0.48145466, 0.4578275, 0.40821073)  # CLIP's, the processor's default
+STD = (0.26862954, 0.26130258, 0.27577711)
+MIN_PIXELS, MAX_PIXELS = 56 * 56, 28 * 28 * 1280  # the defaults of Qwen2VLImageProcessor
+EPS = 1e-6  # a constant of the model's code; config.json's rms_norm_eps is the text half's
+ROPE_THETA = 10000.0
+
+
+class Qwen2VL(Family):
+    """Qwen2-VL's encoder: two frames a patch, 2-D rotary positions, full attention within a picture, 2×2 merger."""
+
+    projectors: ClassVar[Mapping[MediaKind, tuple[str, ...]]] = {"image": ("qwen2vl_merger",)}
+    architectures = ("Qwen2VLForConditionalGeneration",)
+    placeholders: ClassVar[Mapping[MediaKind, tuple[str, ...]]] = {
+        "image": ("<|vision_start|><|image_pad|><|vision_end|>", "<|image_pad|>")
+    }
+    tensors: ClassVar[Mapping[str, str | tuple[str, ...] | None]] = {
+        "visual.patch_embed.proj.weight": ("v.patch_embd.weight", "v.patch_embd.weight.1"),
+        "visual.blocks.{i}.norm1.weight": "v.blk.{i}.ln1.weight",
+        "visual.blocks.{i}.norm1.bias": "v.blk.{i}.ln1.bias",
+        "visual.blocks.{i}.attn.qkv.weight": ("v.blk.{i}.attn_q.weight", "v.blk.{i}.attn_k.weight", "v.blk.{i}.attn_v.weight"),
+        "visual.blocks.{i}.attn.qkv.bias": ("v.blk.{i}.attn_q.bias", "v.blk.{i}.attn_k.bias", "v.blk.{i}.attn_v.bias"),
+        "visual.blocks.{i}.attn.proj.weight": "v.blk.{i}.attn_out.weight",
+        "visual.blocks.{i}.attn.proj.bias": "v.blk.{i}.attn_out.bias",
+        "visual.blocks.{i}.norm2.weight": "v.blk.{i}.ln2.weight",
+        "visual.blocks.{i}.norm2.bias": "v.blk.{i}.ln2.bias",
+        "visual.blocks.{i}.mlp.fc1.weight": "v.blk.{i}.ffn_up.weight",
+        "visual.blocks.{i}.mlp.fc1.bias": "v.blk.{i}.ffn_up.bias",
+        "visual.blocks.{i}.mlp.fc2.weight": "v.blk.{i}.ffn_down.weight",
+        "visual.blocks.{i}.mlp.fc2.bias": "v.blk.{i}.ffn_down.bias",
+        "visual.merger.ln_q.weight": "v.post_ln.weight",
+        "visual.merger.ln_q.bias": "v.post_ln.bias",
+        "visual.merger.mlp.0.weight": "mm.0.weight",
+        "visual.merger.mlp.0.bias": "mm.0.bias",
+        "visual.merger.mlp.2.weight": "mm.2.weight",
+        "visual.merger.mlp.2.bias": "mm.2.bias",
+    }
+    n_pos = 4
+
+    @staticmethod
+    def metadata(config: Mapping[str, Any], processor: Mapping[str, Any]) -> dict[str, Any]:
+        """config.json (old flat style or new nested) and preprocessor_config.json → the `clip.*` metadata.
+
+        Raises FileError when the checkpoint's tower is not one that Qwen2-VL's code would build.
+        """
+        vision = config["vision_config"]
+        _check_tower(vision)
+        text = {**config, **config.get("text_config", {})}
+        size = processor.get("size") or {}
+        width, patch = int(vision.get("embed_dim", 1280)), int(vision.get("patch_size", 14))
+        return {
+            "clip.has_vision_encoder": True,
+            "clip.projector_type": "qwen2vl_merger",
+            "clip.vision.projection_dim": int(vision.get("hidden_size", text["hidden_size"])),
+            "clip.vision.image_size": int(vision.get("image_size", 560)),  # nominal: any size goes
+            "clip.vision.patch_size": patch,
+            "clip.vision.spatial_merge_size": int(vision.get("spatial_merge_size", 2)),
+            "clip.vision.embedding_length": width,
+            "clip.vision.feed_forward_length": int(width * vision.get("mlp_ratio", 4)),
+            "clip.vision.block_count": int(vision.get("depth", 32)),
+            "clip.vision.attention.head_count": int(vision.get("num_heads", 16)),
+            "clip.vision.attention.layer_norm_epsilon": EPS,
+            "clip.vision.image_mean": [float(v) for v in processor.get("image_mean") or MEAN],
+            "clip.vision.image_std": [float(v) for v in processor.get("image_std") or STD],
+            "clip.vision.image_min_pixels": _pixels(processor, size, "min_pixels", "shortest_edge", MIN_PIXELS),
+            "clip.vision.image_max_pixels": _pixels(processor, size, "max_pixels", "longest_edge", MAX_PIXELS),
+        }
+
+
+def _pixels(processor: Mapping[str, Any], size: Mapping[str, Any], name: str, edge: str, default: int) -> int:
+    """One pixel limit of preprocessor_config.json, which has been spelt in three ways."""
+    return int(processor.get(name) or size.get(edge) or size.get(name) or default)
+
+
+def _check_tower(vision: Mapping[str, Any]) -> None:
+    wanted = {"hidden_act": "quick_gelu", "temporal_patch_size": 2, "in_channels": 3, "in_chans": 3}
+    for name, value in wanted.items():
+        if vision.get(name, value) != value:
+            raise FileError(f"config.json's vision_config has {name} {vision[name]!r}, and Qwen2-VL's encoder needs {value!r}")
+    theta = (vision.get("rope_parameters") or {}).get("rope_theta", ROPE_THETA)
+    if theta != ROPE_THETA:
+        raise FileError(f"config.json's vision_config has rope_theta {theta}, and Qwen2-VL's encoder needs {ROPE_THETA:g}")
