@@ -37,7 +37,10 @@ PROMPTS = (
 
 @dataclass(frozen=True)
 class Stage:
-    """A step of the curriculum: which pictures, on canvases of (columns, rows) cells, for how many steps."""
+    """A step of the curriculum: which pictures, on canvases of (columns, rows) cells, for at most how many steps.
+
+    It ends early once `until` of the characters (with `text`: of the tokens read) are right on average.
+    """
 
     name: str
     style: Style
@@ -45,17 +48,18 @@ class Stage:
     rows: tuple[int, int]
     steps: int
     text: bool = True  # False: only the media half learns
-    decay: bool = False  # the learning rate falls to zero over this stage
+    until: float = 0.97
+    decay: bool = False  # the learning rate falls to zero over this stage, which never ends early
 
 
 LINE = Style(lines=(1, 1), size=(16, 28))
 STAGES = (
     Stage("see", LINE, (3, 6), (1, 2), 1600, text=False),
-    Stage("one to six", replace(LINE, length=(1, 6)), (3, 5), (1, 2), 1500),
-    Stage("a line", replace(LINE, length=(1, 16)), (4, 9), (1, 3), 2500),
+    Stage("one to six", replace(LINE, length=(1, 6)), (3, 5), (1, 2), 1500, until=0.95),
+    Stage("a line", replace(LINE, length=(1, 16)), (4, 9), (1, 3), 2500, until=0.96),
     Stage("two lines", Style(lines=(1, 2), length=(1, 24), size=(16, 28)), (5, 12), (1, 4), 4000),
     Stage("four lines", Style(lines=(1, 4), length=(1, 28), size=(16, 28)), (4, 18), (1, 8), 6000),
-    Stage("settle", Style(lines=(1, 4), length=(1, 28), size=(16, 28)), (3, 20), (1, 10), 4000, decay=True),
+    Stage("settle", Style(lines=(1, 4), length=(1, 28), size=(16, 28)), (3, 20), (1, 10), 3000, decay=True),
 )
 
 
@@ -173,7 +177,7 @@ class Trainee(nn.Module):
         }
         if text:
             asked = batch.target != IGNORE
-            logits = self.reader.logits(hidden[asked]).float()
+            logits = self.reader.logits(hidden[asked].float())
             out["text"] = F.cross_entropy(logits, batch.target[asked])
             right = logits.argmax(-1) == batch.target[asked]
             out["read"] = right.float().mean().detach()
@@ -233,8 +237,11 @@ def train(out: Path, args: argparse.Namespace) -> None:
                 shown = " ".join(f"{k} {v:.3f}" for k, v in seen.items())
                 print(f"{stage.name} {step + 1}/{steps} {shown} {(time.time() - clock) / 50:.2f}s/step", flush=True)
                 clock = time.time()
-            if (step + 1) % 250 == 0 or step + 1 == steps:
-                save(checkpoint, model, optims, number, step + 1)
+            over = step + 1 == steps or (step > start + 60 and not stage.decay and seen["read" if stage.text else "seen"] > stage.until)
+            if over or (step + 1) % 100 == 0:
+                save(checkpoint, model, optims, number, steps if over else step + 1)
+            if over:
+                break
 
 
 def save(path: Path, model: Trainee, optims: list[torch.optim.Optimizer], stage: int, step: int) -> None:

@@ -1,0 +1,113 @@
+"""`diptych doctor`: what this machine has, and what is missing."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from diptych.cli import show
+
+PACKAGES = ("diptych", "llama-cpp-python", "onnxruntime", "onnx-ir", "gguf", "numpy", "pillow")
+OPTIONAL = {  # module → what it is for, and the command that brings it
+    "torch": ("comparing a conversion with its checkpoint", "pip install torch transformers"),
+    "transformers": ("comparing a conversion with its checkpoint", "pip install torch transformers"),
+}
+FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimd", "asimddp", "bf16", "i8mm", "sve")
+
+
+def command(as_json: show.Json = False) -> None:
+    """Show versions, hardware, what is missing and how to get it."""
+    found = examine()
+    if as_json:
+        show.print_json(found)
+        return
+    for title, facts in found.items():
+        if title == "problems":
+            continue
+        show.table(title, ("what", "found"), [(k, ", ".join(map(str, v)) if isinstance(v, list) else v) for k, v in facts.items()])
+    for problem in found["problems"]:
+        show.out.print(f"[yellow]![/] {problem}")
+    if not found["problems"]:
+        show.out.print("[green]✓[/] everything Diptych needs is here; try: diptych demo")
+
+
+def examine() -> dict[str, Any]:
+    """All facts by title, and under `problems` a line for each thing to mend."""
+    versions = {name: installed(name) for name in PACKAGES}
+    problems = [f"{name} is not installed; run: pip install {name}" for name, v in versions.items() if v is None]
+    optional: dict[str, str] = {}
+    for module, (use, how) in OPTIONAL.items():
+        optional[module] = (installed(module) or "here") if find_spec(module) else f"absent; for {use}: {how}"
+    memory = psutil.virtual_memory()
+    if memory.available < 2e9:
+        problems.append(f"only {memory.available / 1e9:.1f} GB of memory are free; close something, or use a smaller quantisation")
+    providers, provider_problem = execution_providers()
+    llama, llama_problem = llama_system()
+    problems += [p for p in (provider_problem, llama_problem) if p]
+    return {
+        "Versions": {"python": platform.python_version(), **{k: v or "missing" for k, v in versions.items()}},
+        "Machine": {
+            "system": platform.platform(),
+            "processor": processor(),
+            "cores": f"{psutil.cpu_count(logical=False)} physical, {psutil.cpu_count()} logical",
+            "features": cpu_features(),
+            "memory": f"{memory.total / 1e9:.1f} GB, {memory.available / 1e9:.1f} GB free",
+            "disk": f"{shutil.disk_usage(Path.home()).free / 1e9:.1f} GB free in {Path.home()}",
+        },
+        "Media half": {"execution providers": providers, "precision auto": "f32"},
+        "Text half": llama,
+        "Optional": optional,
+        "problems": problems,
+    }
+
+
+def installed(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def execution_providers() -> tuple[list[str], str | None]:
+    """What ONNX Runtime can run on, or why it cannot be asked."""
+    from diptych.encoder.session import available_providers
+
+    try:
+        return available_providers(), None
+    except ImportError as error:
+        return [], f"ONNX Runtime does not load: {error}; run: pip install --force-reinstall onnxruntime"
+
+
+def llama_system() -> tuple[dict[str, Any], str | None]:
+    """What llama.cpp was built with, or why it cannot be asked."""
+    try:
+        from diptych.llama.model import system_info
+    except (ImportError, OSError, RuntimeError) as error:
+        return {}, f"llama.cpp does not load: {error}; run: pip install --force-reinstall --no-cache-dir llama-cpp-python"
+    return system_info(), None
+
+
+def processor() -> str:
+    """The processor's name."""
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def cpu_features() -> list[str]:
+    """Those of the processor's features that matter for speed here."""
+    info = Path("/proc/cpuinfo")
+    if not info.is_file():
+        return [sys.platform]
+    flags = next((line.split() for line in info.read_text().splitlines() if line.lower().startswith(("flags", "features"))), [])
+    return [f for f in FEATURES if f in flags]

@@ -1,0 +1,123 @@
+"""`diptych encode`: pictures to embeddings, in a file NumPy reads."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+from diptych.cli import flags, show
+from diptych.cli.flags import with_options
+from diptych.encoder.half import open_half
+from diptych.errors import OutputError
+from diptych.families.base import MediaHalf, Rows
+from diptych.files import check_output, whole_file
+from diptych.media.load import load
+from diptych.options import Options
+from diptych.types import MediaChunk, Source
+
+
+@with_options(*flags.MEDIA)
+def command(
+    mmproj: Annotated[Path, typer.Option("--mmproj", help="The media half, an mmproj GGUF.")],
+    image: Annotated[list[str], typer.Option("--image", help="A picture (path or URL); repeatable.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The .npz file to write.")],
+    force: show.Force = False,
+    as_json: show.Json = False,
+    *,
+    options: Options,
+) -> None:
+    """Turn pictures into embeddings, with positions and grid.
+
+    For picture i the file holds embeddings_i (n_token, n_embd) float32, grid_i (t, h, w), positions_i (4 or 1, n_token)
+    from 0 on, and pixels_i, what the graph was fed. A warm-up at the same shapes runs first and is not timed.
+    """
+    if output.suffix != ".npz":
+        raise OutputError(f"{output} does not end in .npz, which is what is written; name it so")
+    inputs = [mmproj, *(Path(p) for p in image if "://" not in p)]
+    check_output(output, force=force, inputs=inputs)
+    start = time.perf_counter()
+    half = open_half(mmproj, options)
+    try:
+        loaded = time.perf_counter()
+        pictures = [half.preprocess(load(Source("image", url=p), max_pixels=options.media_max_pixels), flags.media_settings(options)) for p in image]
+        prepared = time.perf_counter()
+        encode(half, pictures)  # warm-up
+        warm = time.perf_counter()
+        rows = encode(half, pictures)
+        done = time.perf_counter()
+        with whole_file(output, force=force, inputs=inputs) as part, part.open("wb") as file:
+            np.savez(file, **arrays(half, pictures, rows))  # type: ignore[arg-type]
+    finally:
+        half.close()
+    timings = {"load_ms": (loaded - start) * 1e3, "preprocess_ms": (prepared - loaded) * 1e3, "encode_ms": (done - warm) * 1e3}
+    report(image, pictures, timings, output, as_json)
+
+
+def encode(half: MediaHalf, pictures: list[list[MediaChunk]]) -> list[list[Rows]]:
+    """The rows of each chunk of each picture; pieces that fit together go in one run."""
+    chunks = [chunk for picture in pictures for chunk in picture]
+    groups: dict[Any, list[int]] = {}
+    pieces = [piece for chunk in chunks for piece in chunk.pieces]
+    for i, piece in enumerate(pieces):
+        groups.setdefault(half.batch_key(piece), []).append(i)
+    encoded: dict[int, Rows] = {}
+    for group in groups.values():
+        encoded.update(zip(group, half.encode([pieces[i] for i in group]), strict=True))
+    numbered = iter(range(len(pieces)))
+    return [[half.join(chunk, [encoded[next(numbered)] for _ in chunk.pieces]) for chunk in picture] for picture in pictures]
+
+
+def arrays(half: MediaHalf, pictures: list[list[MediaChunk]], rows: list[list[Rows]]) -> dict[str, np.ndarray[Any, Any]]:
+    """Everything of each picture by its name in the file; chunks and pieces are numbered where there are several."""
+    out: dict[str, np.ndarray[Any, Any]] = {}
+    for i, (chunks, parts) in enumerate(zip(pictures, rows, strict=True)):
+        out[f"embeddings_{i}"] = np.concatenate(parts)
+        grids = np.array([(c.grid.t, c.grid.h, c.grid.w) for c in chunks], np.int64)
+        out[f"grid_{i}"] = grids[0] if len(chunks) == 1 else grids
+        planes, start = [], 0
+        for chunk in chunks:
+            placed, start = half.positions(chunk, start)
+            planes.append(placed)
+        out[f"positions_{i}"] = np.concatenate(planes, 1)
+        pieces = [piece for chunk in chunks for piece in chunk.pieces]
+        for j, piece in enumerate(pieces):
+            out[f"pixels_{i}" if len(pieces) == 1 else f"pixels_{i}_{j}"] = next(iter(piece.inputs.values()))
+    return out
+
+
+@dataclass(frozen=True)
+class Row:
+    """What is told of one picture."""
+
+    size: tuple[int, int]
+    used: tuple[int, int]
+    grid: list[tuple[int, int, int]]
+    tokens: int
+
+
+def report(names: list[str], pictures: list[list[MediaChunk]], timings: dict[str, float], output: Path, as_json: bool) -> None:
+    """A table for people, or one object for machines."""
+    rows = [
+        Row(c[0].size, c[0].used, [(k.grid.t, k.grid.h, k.grid.w) for k in c], sum(k.n_tokens for k in c)) for c in pictures
+    ]  # fmt: skip
+    if as_json:
+        images = [
+            {"size": list(r.size), "used": list(r.used), "grid": [list(g) for g in r.grid] if len(r.grid) > 1 else list(r.grid[0]), "tokens": r.tokens}
+            for r in rows
+        ]  # fmt: skip
+        show.print_json({"images": images, "timings": timings})
+        return
+    show.table(
+        None,
+        ("image", "size given", "size used", "grid t×h×w", "tokens"),
+        [
+            (Path(n).name, f"{r.size[0]}×{r.size[1]}", f"{r.used[0]}×{r.used[1]}", " + ".join("×".join(map(str, g)) for g in r.grid), r.tokens)
+            for n, r in zip(names, rows, strict=True)
+        ],
+    )  # fmt: skip
+    show.out.print(" · ".join(f"{name[:-3]} {value:.0f} ms" for name, value in timings.items()) + f" → {output}")

@@ -1,0 +1,129 @@
+"""Flags made from the fields of `Options` and `Sampling`, so that each setting is declared once."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any, get_args, get_origin
+
+import typer
+from pydantic import ValidationError
+from pydantic_core import PydanticUndefined
+
+from diptych.errors import InputError
+from diptych.options import Options
+from diptych.types import MediaSettings, Sampling
+
+# Flags beside --field-name; those of llama.cpp where it has one.
+SPELLINGS: dict[str, tuple[str, ...]] = {
+    "n_ctx": ("-c", "--ctx-size"),
+    "n_batch": ("-b", "--batch-size"),
+    "n_ubatch": ("-ub", "--ubatch-size"),
+    "n_parallel": ("-np", "--parallel"),
+    "threads": ("-t", "--threads"),
+    "n_gpu_layers": ("-ngl", "--gpu-layers"),
+    "cache_type_k": ("-ctk", "--cache-type-k"),
+    "cache_type_v": ("-ctv", "--cache-type-v"),
+    "flash_attn": ("-fa", "--flash-attn"),
+    "providers": ("--provider",),
+}
+MEDIA = ("min_pixels", "max_pixels", "precision", "threads", "providers", "provider_options", "media_max_pixels", "encode_max_patches")
+TEXT = (
+    "n_ctx", "n_batch", "n_ubatch", "n_gpu_layers", "cache_type_k", "cache_type_v", "flash_attn", "mmap", "mlock",
+)  # fmt: skip
+
+
+def with_options(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Replace the parameter `options: Options` of a command by one flag for each field named.
+
+    A flag that is not given leaves its field to the environment, the options file and the default, in this order.
+    """
+
+    def wrap(function: Callable[..., None]) -> Callable[..., None]:
+        signature = inspect.signature(function, eval_str=True)
+        own = [p for p in signature.parameters.values() if p.name != "options"]
+
+        def command(**given: Any) -> None:  # noqa: ANN401
+            fields = {name: given.pop(name) for name in names}
+            function(**given, options=_options({k: v for k, v in fields.items() if v not in (None, [])}))
+
+        command.__doc__ = function.__doc__
+        command.__name__ = function.__name__
+        command.__signature__ = signature.replace(parameters=[*own, *map(_flag, names)])  # type: ignore[attr-defined]
+        return command
+
+    return wrap
+
+
+def _flag(name: str) -> inspect.Parameter:
+    """A typer option for a field of Options: its spellings, its help with the default, and None when not given."""
+    field = Options.model_fields[name]
+    spelling = SPELLINGS.get(name, ("--" + name.replace("_", "-"),))
+    kind: Any = field.annotation
+    if get_origin(kind) is tuple:
+        kind = list[str]
+    elif get_origin(kind) is dict:
+        kind = str
+    elif str not in get_args(kind) and all(isinstance(a, str) for a in get_args(kind)) and get_args(kind):
+        kind = str  # a Literal; pydantic checks it and says what is allowed
+    elif get_args(kind):
+        kind = next(a for a in get_args(kind) if a is not type(None))
+    if kind is bool:
+        spelling = (f"{spelling[0]}/--no-{spelling[0][2:]}",)
+    choices = "|".join(get_args(field.annotation)) if kind is str and all(isinstance(a, str) for a in get_args(field.annotation)) else None
+    default = field.default if field.default is not PydanticUndefined else None
+    shown = default if isinstance(default, (int, float, str)) and not isinstance(default, bool) else None
+    info = typer.Option(
+        None, *spelling, help=field.description, show_default=str(shown) if shown is not None else False, metavar=choices,
+        rich_help_panel="Media half" if name in MEDIA and name != "threads" else "Text half and machine",
+    )  # fmt: skip
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=info, annotation=kind | None)
+
+
+def _options(given: dict[str, Any]) -> Options:
+    """Options from the flags that were given. Raises InputError in one line for a value that does not fit."""
+    if isinstance(given.get("provider_options"), str):
+        try:
+            given["provider_options"] = json.loads(given["provider_options"])
+        except ValueError as error:
+            raise InputError(f"--provider-options takes JSON such as '{{\"CPUExecutionProvider\": {{}}}}': {error}") from error
+    try:
+        return Options(**given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0]) if first["loc"] else "options"
+        flag = SPELLINGS.get(name, ("--" + name.replace("_", "-"),))[-1]
+        raise InputError(f"{flag} (DIPTYCH_{name.upper()}): {first['msg']}, got {first['input']!r}") from error
+
+
+def media_settings(options: Options) -> MediaSettings:
+    """The part of the options that preprocessing asks for."""
+    return MediaSettings(min_pixels=options.min_pixels, max_pixels=options.max_pixels)
+
+
+PANEL = "Sampling"
+Temperature = Annotated[float | None, typer.Option("--temp", min=0.0, help="Temperature; 0 always takes the likeliest token.", rich_help_panel=PANEL)]
+TopK = Annotated[int | None, typer.Option("--top-k", help="Keep the k likeliest tokens; 0 keeps all.", rich_help_panel=PANEL)]
+TopP = Annotated[float | None, typer.Option("--top-p", min=0.0, max=1.0, help="Keep the likeliest tokens up to this share.", rich_help_panel=PANEL)]
+MinP = Annotated[float | None, typer.Option("--min-p", min=0.0, max=1.0, help="Drop tokens below this part of the likeliest.", rich_help_panel=PANEL)]
+Seed = Annotated[int | None, typer.Option("--seed", "-s", help="Seed of the sampler; random when absent.", rich_help_panel=PANEL)]
+RepeatPenalty = Annotated[float | None, typer.Option("--repeat-penalty", min=0.0, help="Penalty on tokens seen lately; 1 is none.", rich_help_panel=PANEL)]
+RepeatLastN = Annotated[int | None, typer.Option("--repeat-last-n", help="How many tokens count as lately; -1 all.", rich_help_panel=PANEL)]
+PresencePenalty = Annotated[float | None, typer.Option("--presence-penalty", help="Penalty on tokens seen at all.", rich_help_panel=PANEL)]
+FrequencyPenalty = Annotated[float | None, typer.Option("--frequency-penalty", help="Penalty by times seen.", rich_help_panel=PANEL)]
+Grammar = Annotated[str | None, typer.Option("--grammar", help="GBNF grammar the answer must follow.", rich_help_panel=PANEL)]
+GrammarFile = Annotated[Path | None, typer.Option("--grammar-file", help="The same from a file.", rich_help_panel=PANEL)]
+JsonSchema = Annotated[str | None, typer.Option("--json-schema", "-j", help="JSON schema the answer must follow.", rich_help_panel=PANEL)]
+MaxTokens = Annotated[int, typer.Option("-n", "--predict", help="Most tokens to answer with; -1 up to the context.")]
+
+
+def sampling(defaults: Sampling, grammar_file: Path | None = None, **given: Any) -> Sampling:  # noqa: ANN401
+    """The model's own sampling settings with the flags that were given on top."""
+    if grammar_file is not None:
+        if not grammar_file.is_file():
+            raise InputError(f"--grammar-file {grammar_file}: no such file")
+        given["grammar"] = grammar_file.read_text()
+    return replace(defaults, **{k: v for k, v in given.items() if v is not None})

@@ -1,0 +1,42 @@
+"""`diptych inspect`: a picture of what the model sees."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from diptych.cli import flags, show
+from diptych.cli.flags import with_options
+from diptych.errors import OutputError
+from diptych.files import check_output, whole_file
+from diptych.options import Options
+
+
+@with_options("min_pixels", "max_pixels", "media_max_pixels")
+def command(
+    mmproj: Annotated[Path, typer.Option("--mmproj", help="The media half, an mmproj GGUF.")],
+    image: Annotated[str, typer.Option("--image", help="A picture (path or URL).")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The .png file to write.")],
+    force: show.Force = False,
+    *,
+    options: Options,
+) -> None:
+    """Draw a picture as the model sees it: patches, merged tokens, sizes, positions."""
+    from diptych.families import open_family
+    from diptych.media.draw import overlay
+    from diptych.media.load import load
+    from diptych.types import Source
+
+    if output.suffix.lower() != ".png":
+        raise OutputError(f"{output} does not end in .png, which is what is drawn; name it so")
+    inputs = [mmproj, *([] if "://" in image else [Path(image)])]
+    check_output(output, force=force, inputs=inputs)
+    family = open_family(mmproj)
+    chunks = family.preprocess(load(Source("image", url=image), max_pixels=options.media_max_pixels), flags.media_settings(options))
+    drawn = overlay(family, chunks, name=Path(image).name)
+    with whole_file(output, force=force, inputs=inputs) as part:
+        drawn.save(part, format="PNG")
+    tokens = sum(c.n_tokens for c in chunks)
+    show.out.print(f"{chunks[0].size[0]}×{chunks[0].size[1]} seen as {chunks[0].used[0]}×{chunks[0].used[1]}, {tokens} tokens → {output}")

@@ -1,0 +1,144 @@
+"""`diptych run`: one answer, streamed, or a chat."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from diptych.cli import flags, show
+from diptych.cli.flags import with_options
+from diptych.engine import Engine
+from diptych.errors import DiptychError, InputError
+from diptych.options import Options
+from diptych.types import Message, Output, Request, Sampling, Source
+
+CHAT_HELP = "/image FILE adds a picture, /clear starts anew, /quit leaves"
+
+
+@with_options(*flags.TEXT, *flags.MEDIA)
+def command(
+    deployment: Annotated[str | None, typer.Argument(help="A deployment: a directory, or `reader`, the shipped one.")] = None,
+    model: Annotated[Path | None, typer.Option("-m", "--model", help="The text half, a GGUF.")] = None,
+    mmproj: Annotated[Path | None, typer.Option("--mmproj", help="The media half, an mmproj GGUF.")] = None,
+    prompt: Annotated[str | None, typer.Option("-p", "--prompt", help="What to ask; without it, a chat.")] = None,
+    image: Annotated[list[str] | None, typer.Option("--image", help="A picture (path or URL), before the text; repeatable.")] = None,
+    system: Annotated[str | None, typer.Option("-sys", "--system", help="A system message.")] = None,
+    max_tokens: flags.MaxTokens = -1,
+    stop: Annotated[list[str] | None, typer.Option("--stop", help="End the answer before this text; repeatable.")] = None,
+    temperature: flags.Temperature = None,
+    top_k: flags.TopK = None,
+    top_p: flags.TopP = None,
+    min_p: flags.MinP = None,
+    repeat_penalty: flags.RepeatPenalty = None,
+    repeat_last_n: flags.RepeatLastN = None,
+    presence_penalty: flags.PresencePenalty = None,
+    frequency_penalty: flags.FrequencyPenalty = None,
+    seed: flags.Seed = None,
+    grammar: flags.Grammar = None,
+    grammar_file: flags.GrammarFile = None,
+    json_schema: flags.JsonSchema = None,
+    as_json: show.Json = False,
+    *,
+    options: Options,
+) -> None:
+    """Ask a model about pictures, once or in a chat.
+
+    The model is a deployment (`diptych run reader`), or the two halves (`-m text.gguf --mmproj mmproj.gguf`). Pictures
+    stand before the text of the turn. Without -p it is a chat: /image FILE, /clear, /quit.
+    """
+    if as_json and prompt is None:
+        raise InputError("--json gives one answer, and there is no question; add -p TEXT")
+    with Engine.load(deployment, model=model, mmproj=mmproj, options=options) as engine:
+        wanted = flags.sampling(
+            engine.default_sampling, grammar_file, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, seed=seed,
+            repeat_penalty=repeat_penalty, repeat_last_n=repeat_last_n, presence_penalty=presence_penalty,
+            frequency_penalty=frequency_penalty, grammar=grammar, json_schema=json_schema,
+        )  # fmt: skip
+        chat = Chat(engine, wanted, None if max_tokens < 0 else max_tokens, tuple(stop or ()), options, system)
+        for path in image or ():
+            chat.add_image(path)
+        if prompt is None:
+            chat.talk()
+        elif as_json:
+            show.print_json(chat.answer(prompt, stream=False))
+        else:
+            chat.answer(prompt, stream=True)
+
+
+class Chat:
+    """A conversation: the turns so far, and the pictures waiting for the next one."""
+
+    def __init__(
+        self, engine: Engine, sampling: Sampling, max_tokens: int | None, stop: tuple[str, ...], options: Options, system: str | None
+    ) -> None:  # fmt: skip
+        self.engine, self.sampling, self.max_tokens, self.stop, self.options = engine, sampling, max_tokens, stop, options
+        self.first = (Message("system", (system,)),) if system else ()
+        self.messages = self.first
+        self.images: tuple[Source, ...] = ()
+
+    def add_image(self, path: str) -> None:
+        self.images += (Source("image", url=path),)
+
+    def answer(self, text: str, *, stream: bool) -> dict[str, object]:
+        """Ask, print as it comes when `stream`, and keep both turns. Nothing is kept when it fails."""
+        messages = (*self.messages, Message("user", (*self.images, text)))
+        media = flags.media_settings(self.options)
+        request = Request(messages, self.sampling, self.max_tokens, self.stop, media)
+        said, tokens, last = asyncio.run(self._collect(request, stream))
+        self.messages, self.images = (*messages, Message("assistant", (said,))), ()
+        return {
+            "text": said,
+            "tokens": tokens,
+            "finish_reason": last.finish_reason,
+            "usage": asdict(last.usage),
+            "timings": {"load_ms": self.engine.load_ms, **asdict(last.timings)},
+        }
+
+    async def _collect(self, request: Request, stream: bool) -> tuple[str, list[int], Output]:
+        said, tokens, last = "", [], Output("")
+        async for last in self.engine.generate(request):
+            said += last.text
+            tokens += last.tokens
+            if stream:
+                sys.stdout.write(last.text)
+                sys.stdout.flush()
+        if stream:
+            sys.stdout.write("\n")
+        return said, tokens, last
+
+    def talk(self) -> None:
+        """Read turns from standard input until it ends or /quit. An error in a turn is told, and the chat goes on."""
+        if sys.stdin.isatty():
+            import readline  # noqa: F401  (gives input() its line editing)
+
+            show.err.print(f"[dim]{CHAT_HELP}[/]")
+        while True:
+            try:
+                line = input("> " if sys.stdin.isatty() else "").strip()
+            except EOFError:
+                return
+            word, _, rest = line.partition(" ")
+            if word in ("/quit", "/exit"):
+                return
+            try:
+                self.turn(word, rest.strip(), line)
+            except DiptychError as error:
+                show.err.print("[bold red]error:[/]", " ".join(str(error).split()), soft_wrap=True)
+
+    def turn(self, word: str, rest: str, line: str) -> None:
+        """One line of the chat: a command, or a question."""
+        if word == "/clear":
+            self.messages, self.images = self.first, ()
+        elif word == "/image":
+            if not Path(rest).is_file() and "://" not in rest:
+                raise InputError(f"/image {rest}: no such file; give the path of a picture")
+            self.add_image(rest)
+        elif word.startswith("/") and "/" not in word[1:] and word[1:].isalpha():
+            raise InputError(f"there is no command {word}; {CHAT_HELP}")
+        elif line:
+            self.answer(line, stream=True)
