@@ -1,0 +1,106 @@
+"""Write the generated pages: docs/cli.md from the commands, and the table of families in docs/models.md and README.md.
+
+`python scripts/docs.py --check` writes nothing and fails when a page is not what the code says.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from diptych import families
+from diptych.cli.main import COMMANDS, app
+
+ROOT = Path(__file__).parent.parent
+
+
+def pages() -> dict[Path, str]:
+    """Every generated page with the text it should have."""
+    table = family_table()
+    out = {ROOT / "docs" / "cli.md": cli_page()}
+    for path in (ROOT / "README.md", ROOT / "docs" / "models.md"):
+        mark = "<!-- families -->"
+        before, _, rest = path.read_text().partition(mark)
+        after = rest.partition(mark)[2]
+        out[path] = f"{before}{mark}\n{table}\n{mark}{after}"
+    return out
+
+
+def family_table() -> str:
+    """A Markdown row for each family."""
+    rows = ["| family | checkpoints of class | projector | media | positions |", "|---|---|---|---|---|"]
+    for family in families.all():
+        planes = "M-RoPE" if family.n_pos == 4 else "linear"
+        projectors = ", ".join(f"`{p}`" for names in family.projectors.values() for p in names)
+        classes = ", ".join(f"`{a}`" for a in family.architectures)
+        rows.append(
+            f"| `{family.__module__.rpartition('.')[2]}` | {classes} | {projectors} | {', '.join(family.projectors)} | {planes} |"
+        )
+    return "\n".join(rows)
+
+
+def cli_page() -> str:
+    """The whole command line in Markdown."""
+    group: Any = typer.main.get_command(app())
+    parts = [
+        "# Command line\n",
+        "```\ndiptych --help\n```\n",
+        "Made from the commands by `make docs`. Every setting of the last two groups is also a variable `DIPTYCH_<NAME>` "
+        "and a key of the YAML file that `DIPTYCH_OPTIONS` names.\n",
+    ]
+    for name in COMMANDS:
+        parts.append(command_section(name, group.commands[name]))
+    return "\n".join(parts)
+
+
+def command_section(name: str, command: Any) -> str:
+    """A command's usage, help, and a table for each group of its flags."""
+    arguments = " ".join(p.make_metavar(_context(command)) for p in command.params if p.param_type_name == "argument")
+    lines = [
+        f"## diptych {name}\n",
+        f"```\ndiptych {name} [OPTIONS] {arguments}".rstrip() + "\n```\n",
+        reflow(command.help or ""),
+    ]
+    groups: dict[str, list[str]] = {}
+    for param in command.params:
+        if param.param_type_name == "option" and "--help" not in param.opts:
+            groups.setdefault(getattr(param, "rich_help_panel", None) or "Options", []).append(option_row(param))
+    for title, rows in groups.items():
+        lines += [f"| {title} | |", "|---|---|", *rows, ""]
+    return "\n".join(lines)
+
+
+def option_row(param: Any) -> str:
+    spellings = ", ".join(f"`{s}`" for s in (*param.opts, *param.secondary_opts))
+    default = param.show_default if isinstance(param.show_default, str) else param.default
+    shown = f" Default: `{default}`." if default not in (None, False, "", []) and not callable(default) else ""
+    if param.required:
+        shown = " Required."
+    return f"| {spellings} | {(param.help or '').replace('|', chr(92) + '|')}{shown} |"
+
+
+def reflow(text: str) -> str:
+    return "\n\n".join(" ".join(p.split()) for p in re.split(r"\n\s*\n", text.strip())) + "\n"
+
+
+def _context(command: Any) -> Any:
+    return command.make_context(command.name, [], resilient_parsing=True)
+
+
+def main() -> int:
+    stale = [path for path, text in pages().items() if not path.exists() or path.read_text() != text]
+    if "--check" in sys.argv:
+        for path in stale:
+            print(f"{path.relative_to(ROOT)} is not what the code says; run: make docs", file=sys.stderr)
+        return 1 if stale else 0
+    for path, text in pages().items():
+        path.write_text(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
