@@ -15,9 +15,11 @@ CHAT_TEMPLATE = (
     "{% set image_count = namespace(value=0) %}{% for message in messages %}"
     "{% if loop.first and message['role'] != 'system' %}<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}"
     "<|im_start|>{{ message['role'] }}\n{% if message['content'] is string %}{{ message['content'] }}<|im_end|>\n"
-    "{% else %}{% for content in message['content'] %}{% if content['type'] == 'image' or 'image' in content or 'image_url' in content %}"
+    "{% else %}{% for content in message['content'] %}"
+    "{% if content['type'] == 'image' or 'image' in content or 'image_url' in content %}"
     "{% set image_count.value = image_count.value + 1 %}{% if add_vision_id %}Picture {{ image_count.value }}: {% endif %}"
-    "<|vision_start|><|image_pad|><|vision_end|>{% elif 'text' in content %}{{ content['text'] }}{% endif %}{% endfor %}<|im_end|>\n"
+    "<|vision_start|><|image_pad|><|vision_end|>{% elif 'text' in content %}{{ content['text'] }}"
+    "{% endif %}{% endfor %}<|im_end|>\n"
     "{% endif %}{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )  # Qwen2-VL's own, video left out
 
@@ -78,30 +80,38 @@ def tokenizer() -> Any:
     return out
 
 
+def config(shape: Qwen2VL) -> dict[str, Any]:
+    """config.json in the nested style that transformers 5 writes."""
+    tok = tokenizer()
+    ids = {s: tok.token_to_id(s) for s in SPECIAL}
+    return {
+        "vision_config": {
+            "depth": shape.v_depth, "embed_dim": shape.v_embd, "num_heads": shape.v_head, "hidden_size": shape.hidden,
+            "mlp_ratio": shape.v_mlp_ratio, "patch_size": 14, "spatial_merge_size": 2, "temporal_patch_size": 2,
+        },
+        "text_config": {
+            "vocab_size": tok.get_vocab_size() + 10,  # real checkpoints have spare rows too
+            "hidden_size": shape.hidden, "num_hidden_layers": shape.n_layer, "num_attention_heads": shape.n_head,
+            "num_key_value_heads": shape.n_head_kv, "intermediate_size": shape.n_ff, "rms_norm_eps": shape.eps,
+            "max_position_embeddings": 8192, "tie_word_embeddings": shape.tied, "bos_token_id": None,
+            "eos_token_id": ids["<|im_end|>"],
+            "rope_parameters": {
+                "rope_type": "default", "type": "mrope", "mrope_section": list(shape.sections), "rope_theta": shape.rope_theta,
+            },
+        },
+        "image_token_id": ids["<|image_pad|>"], "video_token_id": ids["<|video_pad|>"],
+        "vision_start_token_id": ids["<|vision_start|>"], "vision_end_token_id": ids["<|vision_end|>"],
+        "tie_word_embeddings": shape.tied,
+    }  # fmt: skip
+
+
 def qwen2vl(folder: Path, shape: Qwen2VL = Qwen2VL(), shards: int = 1) -> Path:
     """Write a tiny random Qwen2-VL checkpoint as `Qwen2VLForConditionalGeneration.save_pretrained` does."""
     import torch
     from transformers import GenerationConfig, Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
-    tok = tokenizer()
-    ids = {s: tok.token_to_id(s) for s in SPECIAL}
-    n_vocab = tok.get_vocab_size() + 10  # real checkpoints have spare rows too
-    rope = {"rope_type": "default", "type": "mrope", "mrope_section": list(shape.sections), "rope_theta": shape.rope_theta}
-    config = Qwen2VLConfig(
-        vision_config=dict(
-            depth=shape.v_depth, embed_dim=shape.v_embd, num_heads=shape.v_head, hidden_size=shape.hidden,
-            mlp_ratio=shape.v_mlp_ratio, patch_size=14, spatial_merge_size=2, temporal_patch_size=2,
-        ),
-        text_config=dict(
-            vocab_size=n_vocab, hidden_size=shape.hidden, num_hidden_layers=shape.n_layer, num_attention_heads=shape.n_head,
-            num_key_value_heads=shape.n_head_kv, intermediate_size=shape.n_ff, rms_norm_eps=shape.eps, rope_parameters=rope,
-            max_position_embeddings=8192, tie_word_embeddings=shape.tied, bos_token_id=None, eos_token_id=ids["<|im_end|>"],
-        ),
-        image_token_id=ids["<|image_pad|>"], video_token_id=ids["<|video_pad|>"], tie_word_embeddings=shape.tied,
-        vision_start_token_id=ids["<|vision_start|>"], vision_end_token_id=ids["<|vision_end|>"],
-    )  # fmt: skip
     torch.manual_seed(shape.seed)
-    model = Qwen2VLForConditionalGeneration(config)
+    model = Qwen2VLForConditionalGeneration(Qwen2VLConfig(**config(shape)))
     with torch.no_grad():
         for name, p in model.named_parameters():
             if p.ndim > 1:
@@ -111,9 +121,8 @@ def qwen2vl(folder: Path, shape: Qwen2VL = Qwen2VL(), shards: int = 1) -> Path:
             else:
                 p.copy_(torch.randn_like(p) * 0.1)
     model = model.to(getattr(torch, shape.dtype))
-    model.generation_config = GenerationConfig(
-        eos_token_id=[ids["<|im_end|>"], ids["<|endoftext|>"]], do_sample=True, temperature=0.1, top_k=1
-    )
+    end = [tokenizer().token_to_id(s) for s in ("<|im_end|>", "<|endoftext|>")]
+    model.generation_config = GenerationConfig(eos_token_id=end, do_sample=True, temperature=0.1, top_k=1)
     folder.mkdir(parents=True, exist_ok=True)
     size = sum(p.numel() * p.element_size() for p in model.parameters())
     model.save_pretrained(folder, max_shard_size=size if shards == 1 else size // shards)
@@ -138,7 +147,8 @@ def write_processor(folder: Path, shape: Qwen2VL) -> None:
             {
                 "image_processor_type": "Qwen2VLImageProcessor", "processor_class": "Qwen2VLProcessor",
                 "min_pixels": shape.min_pixels, "max_pixels": shape.max_pixels, "patch_size": 14, "temporal_patch_size": 2,
-                "merge_size": 2, "image_mean": [0.48145466, 0.4578275, 0.40821073], "image_std": [0.26862954, 0.26130258, 0.27577711],
+                "merge_size": 2,
+                "image_mean": [0.48145466, 0.4578275, 0.40821073], "image_std": [0.26862954, 0.26130258, 0.27577711],
                 "do_resize": True, "do_rescale": True, "do_normalize": True, "do_convert_rgb": True,
             }
         )

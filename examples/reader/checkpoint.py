@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from model import Sizes
 from safetensors.torch import save_file
 from torch import Tensor
 
 import tokens
+from model import Sizes
 
 MIN_PIXELS, MAX_PIXELS = 56 * 56, 28 * 28 * 512
 
@@ -32,7 +32,9 @@ def write(state: dict[str, Tensor], folder: Path) -> None:
             weights[name.replace("language_model.", "model.")] = value
     save_file({k: v.float().contiguous() for k, v in weights.items()}, folder / "model.safetensors", {"format": "pt"})
     (folder / "config.json").write_text(json.dumps(config(), indent=1))
-    (folder / "generation_config.json").write_text(json.dumps({"do_sample": False, "temperature": 0.0, "eos_token_id": id_of("<|im_end|>")}))
+    (folder / "generation_config.json").write_text(
+        json.dumps({"do_sample": False, "temperature": 0.0, "eos_token_id": id_of("<|im_end|>")})
+    )
     (folder / "preprocessor_config.json").write_text(json.dumps(processor(), indent=1))
     tokens.write(folder)
 

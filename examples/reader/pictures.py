@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import string
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +25,7 @@ class Style:
     """What pictures to draw: how much text, in which letters, fonts and sizes (pixels)."""
 
     characters: str = CHARACTERS
+    core: float = 0.5  # share of pictures with the characters of CORE alone: O and o differ only beside other letters
     lines: tuple[int, int] = (1, 2)
     length: tuple[int, int] = (1, 24)
     fonts: tuple[str, ...] = FONTS
@@ -42,7 +43,7 @@ class Picture:
     centres: np.ndarray
 
 
-@lru_cache(maxsize=None)
+@cache
 def font_folder() -> Path:
     """The folder of the DejaVu fonts that matplotlib carries; the same files on every machine."""
     import matplotlib
@@ -92,9 +93,10 @@ def draw(rng: np.random.Generator, style: Style, width: int, height: int) -> Pic
     room = max(1, int((raw_h - size * 1.2) / leading) + 1)
     n_lines = int(rng.integers(style.lines[0], max(style.lines[0], min(style.lines[1], room)) + 1))
     n_lines = min(n_lines, room)
+    characters = CORE if rng.random() < style.core else style.characters
     lines = []
     for _ in range(n_lines):
-        text = random_text(rng, style.characters, int(rng.integers(style.length[0], style.length[1] + 1)))
+        text = random_text(rng, characters, int(rng.integers(style.length[0], style.length[1] + 1)))
         while len(text) > 1 and face.getlength(text) > raw_w - 2:
             text = text[: max(1, int(len(text) * (raw_w - 2) / face.getlength(text)) - 0)].strip()
             if face.getlength(text) > raw_w - 2:

@@ -16,12 +16,12 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from model import Reader, Sizes
-from pictures import CELL, CHARACTERS, Picture, Style, draw, random_text
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
 import tokens
+from model import Reader, Sizes
+from pictures import CELL, CHARACTERS, Picture, Style, draw, random_text
 
 MEAN = torch.tensor((0.48145466, 0.4578275, 0.40821073)) * 255  # the CLIP constants of Qwen2-VL's preprocessor
 STD = torch.tensor((0.26862954, 0.26130258, 0.27577711)) * 255
@@ -55,9 +55,9 @@ class Stage:
 LINE = Style(lines=(1, 1), size=(16, 28))
 STAGES = (
     Stage("see", LINE, (3, 6), (1, 2), 1600, text=False),
-    Stage("one to six", replace(LINE, length=(1, 6)), (3, 5), (1, 2), 1500, until=0.95),
-    Stage("a line", replace(LINE, length=(1, 16)), (4, 9), (1, 3), 2500, until=0.96),
-    Stage("two lines", Style(lines=(1, 2), length=(1, 24), size=(16, 28)), (5, 12), (1, 4), 4000),
+    Stage("one to six", replace(LINE, length=(1, 6)), (3, 5), (1, 2), 1500, until=0.9),
+    Stage("a line", replace(LINE, length=(1, 16)), (4, 9), (1, 3), 2500, until=0.95),
+    Stage("two lines", Style(lines=(1, 2), length=(1, 24), size=(16, 28)), (5, 12), (1, 4), 4000, until=0.965),
     Stage("four lines", Style(lines=(1, 4), length=(1, 28), size=(16, 28)), (4, 18), (1, 8), 6000),
     Stage("settle", Style(lines=(1, 4), length=(1, 28), size=(16, 28)), (3, 20), (1, 10), 3000, decay=True),
 )
@@ -213,7 +213,11 @@ def train(out: Path, args: argparse.Namespace) -> None:
             continue
         steps = int(stage.steps * args.scale)
         start = done if number == first else 0
-        data = iter(DataLoader(Pictures(stage, args.seed + 1000 * number + start, args.budget), batch_size=None, num_workers=1, prefetch_factor=4))
+        data = iter(
+            DataLoader(
+                Pictures(stage, args.seed + 1000 * number + start, args.budget), batch_size=None, num_workers=1, prefetch_factor=4
+            )
+        )
         seen: dict[str, float] = {}
         clock = time.time()
         for step in range(start, steps):
@@ -237,7 +241,9 @@ def train(out: Path, args: argparse.Namespace) -> None:
                 shown = " ".join(f"{k} {v:.3f}" for k, v in seen.items())
                 print(f"{stage.name} {step + 1}/{steps} {shown} {(time.time() - clock) / 50:.2f}s/step", flush=True)
                 clock = time.time()
-            over = step + 1 == steps or (step > start + 60 and not stage.decay and seen["read" if stage.text else "seen"] > stage.until)
+            over = step + 1 == steps or (
+                step > start + 60 and not stage.decay and seen["read" if stage.text else "seen"] > stage.until
+            )
             if over or (step + 1) % 100 == 0:
                 save(checkpoint, model, optims, number, steps if over else step + 1)
             if over:

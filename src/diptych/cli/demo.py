@@ -16,12 +16,15 @@ from diptych.types import Source
 def command(as_json: show.Json = False) -> None:
     """Read the example pictures with the shipped reader."""
     with Engine.load("reader", options=Options()) as engine:
-        results = [(picture, *engine.answer("Read the text.", [Source("image", url=str(picture))])) for picture in reader.examples()]
+        results = [
+            (picture, *engine.answer("Read the text.", [Source("image", url=str(picture))])) for picture in reader.examples()
+        ]
         load_ms = engine.load_ms
     if as_json:
         pictures = [
-            {"image": str(p), "text": text, "encode_ms": last.timings.encode_ms, "total_ms": total(last.timings)} for p, text, last in results
-        ]  # fmt: skip
+            {"image": str(picture), "text": text, "encode_ms": last.timings.encode_ms, "total_ms": total(last.timings)}
+            for picture, text, last in results
+        ]
         show.print_json({"load_ms": load_ms, "pictures": pictures})
         return
     drawn = Table("picture", "text read", show_lines=True, header_style="bold")

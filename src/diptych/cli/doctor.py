@@ -19,7 +19,20 @@ OPTIONAL = {  # module → what it is for, and the command that brings it
     "torch": ("comparing a conversion with its checkpoint", "pip install torch transformers"),
     "transformers": ("comparing a conversion with its checkpoint", "pip install torch transformers"),
 }
-FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimd", "asimddp", "bf16", "i8mm", "sve")
+FEATURES = (
+    "avx2",
+    "avx512f",
+    "avx512_vnni",
+    "avx_vnni",
+    "avx512_bf16",
+    "amx_bf16",
+    "amx_int8",
+    "asimd",
+    "asimddp",
+    "bf16",
+    "i8mm",
+    "sve",
+)
 
 
 def command(as_json: show.Json = False) -> None:
@@ -31,7 +44,9 @@ def command(as_json: show.Json = False) -> None:
     for title, facts in found.items():
         if title == "problems":
             continue
-        show.table(title, ("what", "found"), [(k, ", ".join(map(str, v)) if isinstance(v, list) else v) for k, v in facts.items()])
+        show.table(
+            title, ("what", "found"), [(k, ", ".join(map(str, v)) if isinstance(v, list) else v) for k, v in facts.items()]
+        )
     for problem in found["problems"]:
         show.out.print(f"[yellow]![/] {problem}")
     if not found["problems"]:
@@ -47,7 +62,9 @@ def examine() -> dict[str, Any]:
         optional[module] = (installed(module) or "here") if find_spec(module) else f"absent; for {use}: {how}"
     memory = psutil.virtual_memory()
     if memory.available < 2e9:
-        problems.append(f"only {memory.available / 1e9:.1f} GB of memory are free; close something, or use a smaller quantisation")
+        problems.append(
+            f"only {memory.available / 1e9:.1f} GB of memory are free; close something, or use a smaller quantisation"
+        )
     providers, provider_problem = execution_providers()
     llama, llama_problem = llama_system()
     problems += [p for p in (provider_problem, llama_problem) if p]

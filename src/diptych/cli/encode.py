@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import typer
+from diptych.encoder.half import open_half
+from diptych.media.load import load
 
 from diptych.cli import flags, show
 from diptych.cli.flags import with_options
-from diptych.encoder.half import open_half
 from diptych.errors import OutputError
 from diptych.families.base import MediaHalf, Rows
 from diptych.files import check_output, whole_file
-from diptych.media.load import load
 from diptych.options import Options
 from diptych.types import MediaChunk, Source
 
@@ -44,7 +43,10 @@ def command(
     half = open_half(mmproj, options)
     try:
         loaded = time.perf_counter()
-        pictures = [half.preprocess(load(Source("image", url=p), max_pixels=options.media_max_pixels), flags.media_settings(options)) for p in image]
+        pictures = [
+            half.preprocess(load(Source("image", url=p), max_pixels=options.media_max_pixels), flags.media_settings(options))
+            for p in image
+        ]
         prepared = time.perf_counter()
         encode(half, pictures)  # warm-up
         warm = time.perf_counter()
@@ -90,34 +92,24 @@ def arrays(half: MediaHalf, pictures: list[list[MediaChunk]], rows: list[list[Ro
     return out
 
 
-@dataclass(frozen=True)
-class Row:
-    """What is told of one picture."""
-
-    size: tuple[int, int]
-    used: tuple[int, int]
-    grid: list[tuple[int, int, int]]
-    tokens: int
-
-
 def report(names: list[str], pictures: list[list[MediaChunk]], timings: dict[str, float], output: Path, as_json: bool) -> None:
     """A table for people, or one object for machines."""
-    rows = [
-        Row(c[0].size, c[0].used, [(k.grid.t, k.grid.h, k.grid.w) for k in c], sum(k.n_tokens for k in c)) for c in pictures
-    ]  # fmt: skip
+    grids = [[(chunk.grid.t, chunk.grid.h, chunk.grid.w) for chunk in chunks] for chunks in pictures]
+    tokens = [sum(chunk.n_tokens for chunk in chunks) for chunks in pictures]
     if as_json:
         images = [
-            {"size": list(r.size), "used": list(r.used), "grid": [list(g) for g in r.grid] if len(r.grid) > 1 else list(r.grid[0]), "tokens": r.tokens}
-            for r in rows
-        ]  # fmt: skip
+            {"size": chunks[0].size, "used": chunks[0].used, "grid": grid[0] if len(grid) == 1 else grid, "tokens": n}
+            for chunks, grid, n in zip(pictures, grids, tokens, strict=True)
+        ]
         show.print_json({"images": images, "timings": timings})
         return
-    show.table(
-        None,
-        ("image", "size given", "size used", "grid t×h×w", "tokens"),
-        [
-            (Path(n).name, f"{r.size[0]}×{r.size[1]}", f"{r.used[0]}×{r.used[1]}", " + ".join("×".join(map(str, g)) for g in r.grid), r.tokens)
-            for n, r in zip(names, rows, strict=True)
-        ],
-    )  # fmt: skip
+    rows = [
+        (Path(name).name, times(*chunks[0].size), times(*chunks[0].used), " + ".join(times(*g) for g in grid), n)
+        for name, chunks, grid, n in zip(names, pictures, grids, tokens, strict=True)
+    ]
+    show.table(None, ("image", "size given", "size used", "grid t×h×w", "tokens"), rows)
     show.out.print(" · ".join(f"{name[:-3]} {value:.0f} ms" for name, value in timings.items()) + f" → {output}")
+
+
+def times(*sides: int) -> str:
+    return "×".join(map(str, sides))

@@ -17,7 +17,8 @@ def command(
     source: Annotated[Path, typer.Argument(help="An mmproj GGUF, or a checkpoint's directory.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Directory to write to.")],
     size: Annotated[
-        list[str] | None, typer.Option("--size", help="Write a static graph for this many pixels a side, or WIDTHxHEIGHT; repeatable.")
+        list[str] | None,
+        typer.Option("--size", help="Write a static graph for this many pixels a side, or WIDTHxHEIGHT; repeatable."),
     ] = None,
     force: show.Force = False,
 ) -> None:

@@ -30,7 +30,16 @@ SPELLINGS: dict[str, tuple[str, ...]] = {
     "flash_attn": ("-fa", "--flash-attn"),
     "providers": ("--provider",),
 }
-MEDIA = ("min_pixels", "max_pixels", "precision", "threads", "providers", "provider_options", "media_max_pixels", "encode_max_patches")
+MEDIA = (
+    "min_pixels",
+    "max_pixels",
+    "precision",
+    "threads",
+    "providers",
+    "provider_options",
+    "media_max_pixels",
+    "encode_max_patches",
+)
 TEXT = (
     "n_ctx", "n_batch", "n_ubatch", "n_gpu_layers", "cache_type_k", "cache_type_v", "flash_attn", "mmap", "mlock",
 )  # fmt: skip
@@ -73,7 +82,11 @@ def _flag(name: str) -> inspect.Parameter:
         kind = next(a for a in get_args(kind) if a is not type(None))
     if kind is bool:
         spelling = (f"{spelling[0]}/--no-{spelling[0][2:]}",)
-    choices = "|".join(get_args(field.annotation)) if kind is str and all(isinstance(a, str) for a in get_args(field.annotation)) else None
+    choices = (
+        "|".join(get_args(field.annotation))
+        if kind is str and all(isinstance(a, str) for a in get_args(field.annotation))
+        else None
+    )
     default = field.default if field.default is not PydanticUndefined else None
     shown = default if isinstance(default, (int, float, str)) and not isinstance(default, bool) else None
     info = typer.Option(
@@ -105,18 +118,37 @@ def media_settings(options: Options) -> MediaSettings:
 
 
 PANEL = "Sampling"
-Temperature = Annotated[float | None, typer.Option("--temp", min=0.0, help="Temperature; 0 always takes the likeliest token.", rich_help_panel=PANEL)]
+Temperature = Annotated[
+    float | None, typer.Option("--temp", min=0.0, help="Temperature; 0 always takes the likeliest token.", rich_help_panel=PANEL)
+]
 TopK = Annotated[int | None, typer.Option("--top-k", help="Keep the k likeliest tokens; 0 keeps all.", rich_help_panel=PANEL)]
-TopP = Annotated[float | None, typer.Option("--top-p", min=0.0, max=1.0, help="Keep the likeliest tokens up to this share.", rich_help_panel=PANEL)]
-MinP = Annotated[float | None, typer.Option("--min-p", min=0.0, max=1.0, help="Drop tokens below this part of the likeliest.", rich_help_panel=PANEL)]
+TopP = Annotated[
+    float | None,
+    typer.Option("--top-p", min=0.0, max=1.0, help="Keep the likeliest tokens up to this share.", rich_help_panel=PANEL),
+]
+MinP = Annotated[
+    float | None,
+    typer.Option("--min-p", min=0.0, max=1.0, help="Drop tokens below this part of the likeliest.", rich_help_panel=PANEL),
+]
 Seed = Annotated[int | None, typer.Option("--seed", "-s", help="Seed of the sampler; random when absent.", rich_help_panel=PANEL)]
-RepeatPenalty = Annotated[float | None, typer.Option("--repeat-penalty", min=0.0, help="Penalty on tokens seen lately; 1 is none.", rich_help_panel=PANEL)]
-RepeatLastN = Annotated[int | None, typer.Option("--repeat-last-n", help="How many tokens count as lately; -1 all.", rich_help_panel=PANEL)]
-PresencePenalty = Annotated[float | None, typer.Option("--presence-penalty", help="Penalty on tokens seen at all.", rich_help_panel=PANEL)]
-FrequencyPenalty = Annotated[float | None, typer.Option("--frequency-penalty", help="Penalty by times seen.", rich_help_panel=PANEL)]
+RepeatPenalty = Annotated[
+    float | None,
+    typer.Option("--repeat-penalty", min=0.0, help="Penalty on tokens seen lately; 1 is none.", rich_help_panel=PANEL),
+]
+RepeatLastN = Annotated[
+    int | None, typer.Option("--repeat-last-n", help="How many tokens count as lately; -1 all.", rich_help_panel=PANEL)
+]
+PresencePenalty = Annotated[
+    float | None, typer.Option("--presence-penalty", help="Penalty on tokens seen at all.", rich_help_panel=PANEL)
+]
+FrequencyPenalty = Annotated[
+    float | None, typer.Option("--frequency-penalty", help="Penalty by times seen.", rich_help_panel=PANEL)
+]
 Grammar = Annotated[str | None, typer.Option("--grammar", help="GBNF grammar the answer must follow.", rich_help_panel=PANEL)]
 GrammarFile = Annotated[Path | None, typer.Option("--grammar-file", help="The same from a file.", rich_help_panel=PANEL)]
-JsonSchema = Annotated[str | None, typer.Option("--json-schema", "-j", help="JSON schema the answer must follow.", rich_help_panel=PANEL)]
+JsonSchema = Annotated[
+    str | None, typer.Option("--json-schema", "-j", help="JSON schema the answer must follow.", rich_help_panel=PANEL)
+]
 MaxTokens = Annotated[int, typer.Option("-n", "--predict", help="Most tokens to answer with; -1 up to the context.")]
 
 

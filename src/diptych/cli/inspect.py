@@ -24,9 +24,10 @@ def command(
     options: Options,
 ) -> None:
     """Draw a picture as the model sees it: patches, merged tokens, sizes, positions."""
-    from diptych.families import open_family
     from diptych.media.draw import overlay
     from diptych.media.load import load
+
+    from diptych.families import open_family
     from diptych.types import Source
 
     if output.suffix.lower() != ".png":
@@ -34,9 +35,13 @@ def command(
     inputs = [mmproj, *([] if "://" in image else [Path(image)])]
     check_output(output, force=force, inputs=inputs)
     family = open_family(mmproj)
-    chunks = family.preprocess(load(Source("image", url=image), max_pixels=options.media_max_pixels), flags.media_settings(options))
+    chunks = family.preprocess(
+        load(Source("image", url=image), max_pixels=options.media_max_pixels), flags.media_settings(options)
+    )
     drawn = overlay(family, chunks, name=Path(image).name)
     with whole_file(output, force=force, inputs=inputs) as part:
         drawn.save(part, format="PNG")
     tokens = sum(c.n_tokens for c in chunks)
-    show.out.print(f"{chunks[0].size[0]}×{chunks[0].size[1]} seen as {chunks[0].used[0]}×{chunks[0].used[1]}, {tokens} tokens → {output}")
+    show.out.print(
+        f"{chunks[0].size[0]}×{chunks[0].size[1]} seen as {chunks[0].used[0]}×{chunks[0].used[1]}, {tokens} tokens → {output}"
+    )

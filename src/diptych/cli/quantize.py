@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from diptych.llama.quantize import TYPES, quantize
 
 from diptych.cli import show
-from diptych.llama.quantize import TYPES, quantize
 
 
 def command(
     source: Annotated[Path, typer.Argument(metavar="IN", help="The GGUF to read.")],
     output: Annotated[Path, typer.Argument(metavar="OUT", help="The GGUF to write.")],
-    type: Annotated[str, typer.Argument(metavar="TYPE", help=f"One of {', '.join(TYPES)}.")],  # noqa: A002
+    type: Annotated[str, typer.Argument(metavar="TYPE", help=f"One of {', '.join(TYPES)}.")],
     threads: Annotated[int | None, typer.Option("-t", "--threads", min=1, help="CPU threads.")] = None,
     force: show.Force = False,
 ) -> None:

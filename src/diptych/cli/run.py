@@ -26,7 +26,9 @@ def command(
     model: Annotated[Path | None, typer.Option("-m", "--model", help="The text half, a GGUF.")] = None,
     mmproj: Annotated[Path | None, typer.Option("--mmproj", help="The media half, an mmproj GGUF.")] = None,
     prompt: Annotated[str | None, typer.Option("-p", "--prompt", help="What to ask; without it, a chat.")] = None,
-    image: Annotated[list[str] | None, typer.Option("--image", help="A picture (path or URL), before the text; repeatable.")] = None,
+    image: Annotated[
+        list[str] | None, typer.Option("--image", help="A picture (path or URL), before the text; repeatable.")
+    ] = None,
     system: Annotated[str | None, typer.Option("-sys", "--system", help="A system message.")] = None,
     max_tokens: flags.MaxTokens = -1,
     stop: Annotated[list[str] | None, typer.Option("--stop", help="End the answer before this text; repeatable.")] = None,
@@ -74,8 +76,14 @@ class Chat:
     """A conversation: the turns so far, and the pictures waiting for the next one."""
 
     def __init__(
-        self, engine: Engine, sampling: Sampling, max_tokens: int | None, stop: tuple[str, ...], options: Options, system: str | None
-    ) -> None:  # fmt: skip
+        self,
+        engine: Engine,
+        sampling: Sampling,
+        max_tokens: int | None,
+        stop: tuple[str, ...],
+        options: Options,
+        system: str | None,
+    ) -> None:
         self.engine, self.sampling, self.max_tokens, self.stop, self.options = engine, sampling, max_tokens, stop, options
         self.first = (Message("system", (system,)),) if system else ()
         self.messages = self.first
