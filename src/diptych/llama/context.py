@@ -1,0 +1,191 @@
+"""A context: the KV cache of several sequences, and the calls that decode batches into it."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import llama_cpp.llama_cpp as lib
+import numpy as np
+import psutil
+from numpy.typing import NDArray
+
+from diptych.errors import EngineError
+from diptych.llama import log
+from diptych.llama.batch import BatchArrays
+from diptych.llama.native import Native
+from diptych.options import Options
+from diptych.types import Batch
+
+if TYPE_CHECKING:
+    from diptych.llama.model import TextModel
+
+# name → ggml_type and bytes a value (ggml.h; quantised types hold 32 values a block)
+CACHE_TYPES = {
+    "f32": (0, 4.0),
+    "f16": (1, 2.0),
+    "bf16": (30, 2.0),
+    "q8_0": (8, 34 / 32),
+    "q4_0": (2, 18 / 32),
+    "q4_1": (3, 20 / 32),
+    "iq4_nl": (20, 18 / 32),
+    "q5_0": (6, 22 / 32),
+    "q5_1": (7, 24 / 32),
+}
+_FLASH_ATTENTION = {"auto": -1, "off": 0, "on": 1}  # llama_flash_attn_type
+_UNQUANTISED = ("f32", "f16", "bf16")
+_NO_SLOT = 1  # llama_decode: no room in the KV cache
+_N_CTX_LIMIT = 2**31 - 1  # positions are int32
+
+
+class Context(Native):
+    """A context of a text model. `n_ctx`, `n_batch` and `n_ubatch` are what llama.cpp made of what was asked.
+
+    `n_ctx` is shared by all sequences (`unified`), or divided among them. `n_outputs` is the most rows of logits a
+    batch may ask for, by default one a sequence: memory is set aside for each.
+    """
+
+    def __init__(
+        self,
+        model: TextModel,
+        options: Options = Options(),  # noqa: B008 - frozen
+        *,
+        unified: bool = True,
+        n_outputs: int | None = None,
+    ) -> None:
+        self.n_outputs = max(n_outputs or 0, options.n_parallel)
+        _check(model, options)
+        params = _params(options, self.n_outputs)
+        params.kv_unified = unified
+        with log.watch() as errors:
+            pointer = lib.llama_init_from_model(model.pointer, params)
+        if not pointer:
+            raise EngineError(f"cannot make a context of {_asked(model, options)}: {log.reason(errors)}")
+        super().__init__("context", pointer, lib.llama_free, model)
+        self.model = model
+        self.n_ctx: int = lib.llama_n_ctx(pointer)
+        self.n_batch: int = lib.llama_n_batch(pointer)
+        self.n_ubatch: int = lib.llama_n_ubatch(pointer)
+        self._memory: int = lib.llama_get_memory(pointer)
+        self._arrays = BatchArrays(
+            self.n_batch, model.n_pos, model.n_embd_inp, model.n_vocab, n_seq=options.n_parallel, n_outputs=self.n_outputs
+        )
+        self._outputs: list[int] = []
+
+    def decode(self, batch: Batch) -> bool:
+        """Compute a batch and keep it in the KV cache; False where the cache has no room for it.
+
+        Raises InputError for rows that would spoil the cache, EngineError for a batch that is not sound or that
+        llama.cpp refuses.
+        """
+        pointer = self.pointer
+        self._outputs = []
+        struct, outputs = self._arrays.fill(batch)
+        if not batch.causal and struct.n_tokens > self.n_ubatch:
+            # llama.cpp aborts the whole process over this
+            raise EngineError(
+                f"a picture of {struct.n_tokens} rows that all see each other needs n_ubatch of as many; it is {self.n_ubatch}"
+            )
+        with log.watch() as errors:
+            code = self._decode(pointer, struct, batch.causal)
+        if code == _NO_SLOT:
+            return False
+        if code:
+            raise EngineError(f"llama.cpp could not decode a batch of {struct.n_tokens} rows ({code}): {log.reason(errors)}")
+        self._outputs = outputs
+        return True
+
+    def _decode(self, pointer: int, struct: lib.llama_batch, causal: bool) -> int:
+        """One call; whether attention is causal is a switch of the whole context, put back whatever happens."""
+        if causal:
+            return int(lib.llama_decode(pointer, struct))
+        lib.llama_set_causal_attn(pointer, False)
+        try:
+            return int(lib.llama_decode(pointer, struct))
+        finally:
+            lib.llama_set_causal_attn(pointer, True)
+
+    def logits(self, i: int) -> NDArray[np.float32]:
+        """(n_vocab,) logits of the `i`-th segment of the last batch that wanted them, a copy."""
+        return self.logits_view(i).copy()
+
+    def logits_view(self, i: int) -> NDArray[np.float32]:
+        """As `logits`, in llama.cpp's own memory: valid until the next batch."""
+        pointer = self.pointer
+        if not 0 <= i < len(self._outputs):
+            raise EngineError(f"logits {i} were asked for; the last batch gave {len(self._outputs)}")
+        row = lib.llama_get_logits_ith(pointer, self._outputs[i])
+        if not row:
+            raise EngineError("llama.cpp has no logits for a row that asked for them")
+        return np.ctypeslib.as_array(row, (self.model.n_vocab,))
+
+    def remove(self, seq_id: int, start: int, end: int = -1) -> bool:
+        """Forget positions `start` to `end` (-1: all behind) of a sequence; False where the model cannot (then `clear`)."""
+        self.pointer  # noqa: B018 - raises when closed
+        return bool(lib.llama_memory_seq_rm(self._memory, seq_id, start, end))
+
+    def last(self, seq_id: int) -> int:
+        """The largest position a sequence holds, -1 when empty."""
+        self.pointer  # noqa: B018 - raises when closed
+        return int(lib.llama_memory_seq_pos_max(self._memory, seq_id))
+
+    def clear(self) -> None:
+        """Forget every sequence."""
+        self.pointer  # noqa: B018 - raises when closed
+        lib.llama_memory_clear(self._memory, True)
+
+
+def default_threads() -> int:
+    """The physical cores this process may use: hyperthreads only get in each other's way here."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(psutil.cpu_count(logical=False) or allowed, allowed))
+
+
+def _params(options: Options, n_outputs: int) -> lib.llama_context_params:
+    params = lib.llama_context_default_params()
+    params.n_ctx = options.n_ctx
+    params.n_batch = options.n_batch
+    params.n_ubatch = min(options.n_ubatch, options.n_batch)
+    params.n_seq_max = options.n_parallel
+    params.n_outputs_max = n_outputs
+    params.n_threads = params.n_threads_batch = options.threads or default_threads()
+    params.type_k = CACHE_TYPES[options.cache_type_k][0]
+    params.type_v = CACHE_TYPES[options.cache_type_v][0]
+    params.flash_attn_type = _FLASH_ATTENTION[options.flash_attn]
+    params.no_perf = True
+    return params
+
+
+def _check(model: TextModel, options: Options) -> None:
+    """Raise EngineError for what llama.cpp would abort over, or get the process killed for."""
+    if options.cache_type_v not in _UNQUANTISED and options.flash_attn == "off":
+        raise EngineError(
+            f"a V cache of type {options.cache_type_v} needs flash attention, which is off; set it to on or auto, "
+            "or the V cache to f16"
+        )
+    if max(options.n_ctx, options.n_batch, options.n_ubatch) > _N_CTX_LIMIT:
+        raise EngineError(f"n_ctx, n_batch and n_ubatch end at {_N_CTX_LIMIT}; n_ctx {options.n_ctx} was asked")
+    if lib.llama_supports_gpu_offload() and options.n_gpu_layers:
+        return  # the cache may lie on the GPU, and there llama.cpp finds out by itself
+    need = _cache_bytes(model, options)
+    free = psutil.virtual_memory().available + psutil.swap_memory().free
+    if need > free:
+        raise EngineError(
+            f"cannot make a context of {_asked(model, options)}: its KV cache takes {need / 2**30:.1f} GiB and "
+            f"{free / 2**30:.1f} GiB of memory are free; ask for a smaller n_ctx or a smaller cache type"
+        )
+
+
+def _cache_bytes(model: TextModel, options: Options) -> float:
+    """Size of the KV cache. Memory that is asked for is written to at once, so too much of it is not refused but kills."""
+    pointer = model.pointer
+    shared: float = lib.llama_model_n_head_kv(pointer) / max(lib.llama_model_n_head(pointer), 1)
+    values = (options.n_ctx or model.n_ctx_train) * model.n_layer * model.n_embd * shared
+    return values * (CACHE_TYPES[options.cache_type_k][1] + CACHE_TYPES[options.cache_type_v][1])
+
+
+def _asked(model: TextModel, options: Options) -> str:
+    return (
+        f"{options.n_ctx or model.n_ctx_train} tokens (n_ctx) for {options.n_parallel} sequences, batches of {options.n_batch}, "
+        f"cache {options.cache_type_k}/{options.cache_type_v}"
+    )
