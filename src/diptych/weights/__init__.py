@@ -1,0 +1,7 @@
+"""Model weights by name: GGUF and safetensors in, GGUF out. A tensor is read when asked for, never before."""
+
+from diptych.weights.gguf import Progress, open_gguf, write_gguf
+from diptych.weights.safetensors import open_safetensors
+from diptych.weights.tensor import DTYPES, Tensor, Weights, stored
+
+__all__ = ["DTYPES", "Progress", "Tensor", "Weights", "open_gguf", "open_safetensors", "stored", "write_gguf"]
