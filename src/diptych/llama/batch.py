@@ -78,6 +78,9 @@ class BatchArrays:
 
     def _check(self, batch: Batch) -> int:
         """The number of rows of a batch that is fit to be decoded."""
+        for segment in batch.segments:
+            if segment.positions.ndim != 2 or segment.n_rows < 1:
+                raise EngineError(f"a segment has positions {segment.positions.shape}; it needs planes of one or more: (d, n)")
         n = sum(s.n_rows for s in batch.segments)
         if not 1 <= n <= self.n_batch:
             raise EngineError(f"a batch has {n} rows; it must have 1 to n_batch = {self.n_batch}")
@@ -86,8 +89,6 @@ class BatchArrays:
         if (wanted := sum(s.wants_logits for s in batch.segments)) > self.n_outputs:
             raise EngineError(f"a batch asks for {wanted} rows of logits; the context was made for {self.n_outputs}")
         for segment in batch.segments:
-            if segment.positions.ndim != 2 or segment.n_rows < 1:
-                raise EngineError(f"a segment has positions {segment.positions.shape}; it needs planes of one or more: (d, n)")
             if not 0 <= segment.seq_id < self.n_seq:
                 raise EngineError(f"sequence {segment.seq_id} is out of range; the context has {self.n_seq} (n_parallel)")
             if segment.tokens is not None:

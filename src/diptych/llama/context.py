@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from diptych.errors import EngineError
 from diptych.llama import log
 from diptych.llama.batch import BatchArrays
-from diptych.llama.native import Native
+from diptych.llama.native import Native, Pointer
 from diptych.options import Options
 from diptych.types import Batch
 
@@ -95,7 +95,7 @@ class Context(Native):
         self._outputs = outputs
         return True
 
-    def _decode(self, pointer: int, struct: lib.llama_batch, causal: bool) -> int:
+    def _decode(self, pointer: Pointer, struct: lib.llama_batch, causal: bool) -> int:
         """One call; whether attention is causal is a switch of the whole context, put back whatever happens."""
         if causal:
             return int(lib.llama_decode(pointer, struct))

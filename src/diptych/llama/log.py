@@ -17,7 +17,7 @@ logger = logging.getLogger("diptych.llama")
 # ggml_log_level (the names in llama_cpp are of an older one); its INFO is a page of details a load, hence debug here
 _LEVELS = {1: logging.DEBUG, 2: logging.DEBUG, 3: logging.WARNING, 4: logging.ERROR}
 _CONTINUES = 5  # GGML_LOG_LEVEL_CONT: more of the line before
-_FUNCTION = re.compile(r"^[~\w:]+: (?=\S)")  # the C++ function that a line begins with
+_LEAD = re.compile(r"^(?:[~\w:]+|error loading model): (?=\S)")  # the C++ function that a line begins with, and the obvious
 
 
 class _State(threading.local):
@@ -74,6 +74,6 @@ def watch() -> Iterator[list[str]]:
 def reason(errors: list[str]) -> str:
     """What llama.cpp gave as the cause: its first error line, without the function names it begins with."""
     line = errors[0] if errors else "it gave no reason"
-    while match := _FUNCTION.match(line):
+    while match := _LEAD.match(line):
         line = line[match.end() :]
     return line.strip()

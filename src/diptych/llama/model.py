@@ -13,7 +13,7 @@ import llama_cpp.llama_cpp as lib
 from diptych.errors import EngineError, FileError, InputError, UnknownModel
 from diptych.llama import log
 from diptych.llama.context import Context
-from diptych.llama.native import Native
+from diptych.llama.native import Native, Pointer
 from diptych.options import Options
 
 __all__ = ["Context", "TextModel", "check_gguf"]
@@ -28,7 +28,7 @@ class TextModel(Native):
     `prefix_tokens` is the beginning-of-sequence token where a prompt has to start with one.
     """
 
-    def __init__(self, path: Path, pointer: int) -> None:
+    def __init__(self, path: Path, pointer: Pointer) -> None:
         super().__init__("text model", pointer, lib.llama_model_free)
         self.path = path
         self.n_embd: int = lib.llama_model_n_embd(pointer)
@@ -127,7 +127,7 @@ def _load_error(path: Path, reason: str) -> FileError:
     return FileError(f"cannot load {path}: {reason}; the file may be damaged or cut short, get or convert it again")
 
 
-def _metadata(pointer: int) -> dict[str, str]:
+def _metadata(pointer: Pointer) -> dict[str, str]:
     """All metadata but arrays, as text."""
 
     def text(get: Callable[..., int], i: int) -> str:

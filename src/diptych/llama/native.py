@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from typing import Self
+from typing import Any, Self
 
 from diptych.errors import EngineError
+
+Pointer = Any  # an address as int, or a ctypes pointer: llama_cpp uses both
 
 
 class Native:
     """Something of llama.cpp's behind a pointer. Closing it closes what was made from it first."""
 
-    def __init__(self, what: str, pointer: int, free: Callable[[int], object], parent: Native | None = None) -> None:
+    def __init__(self, what: str, pointer: Pointer, free: Callable[[Pointer], object], parent: Native | None = None) -> None:
         self._what = what
         self._pointer = pointer
         self._children: weakref.WeakSet[Native] = weakref.WeakSet()
@@ -23,7 +25,7 @@ class Native:
             parent._children.add(self)
 
     @property
-    def pointer(self) -> int:
+    def pointer(self) -> Pointer:
         """The C pointer. Raises EngineError once closed."""
         if not self._free.alive:
             raise EngineError(f"the {self._what} is closed; load it again before using it")
@@ -42,5 +44,5 @@ class Native:
         self.close()
 
 
-def _release(free: Callable[[int], object], pointer: int, _parent: Native | None) -> None:
+def _release(free: Callable[[Pointer], object], pointer: Pointer, _parent: Native | None) -> None:
     free(pointer)

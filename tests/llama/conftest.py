@@ -1,0 +1,31 @@
+"""Tiny Qwen2-VL text halves, made once a session."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+import text_half
+from diptych.llama.model import Context, TextModel
+
+
+@pytest.fixture(scope="session")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., text_half.Pair]]:
+    """A function from the fields of `tiny.Qwen2VL` to a model in both its forms."""
+    maker = text_half.Maker(tmp_path_factory)
+    yield maker.make
+    maker.close()
+
+
+@pytest.fixture(scope="session")
+def text(pair: Callable[..., text_half.Pair]) -> TextModel:
+    """The text half of the default tiny model."""
+    return pair().text
+
+
+@pytest.fixture
+def context(text: TextModel) -> Iterator[Context]:
+    """A fresh context of it, exact, for two sequences."""
+    with Context(text, text_half.EXACT.model_copy(update={"n_parallel": 2}), n_outputs=64) as made:
+        yield made
