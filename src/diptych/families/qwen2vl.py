@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
 
 from diptych.errors import FileError
 from diptych.families.base import Family
+from diptych.graph import nn
+from diptych.graph.graph import Graph, Value
 from diptych.types import MediaKind
+
+if TYPE_CHECKING:
+    from diptych.weights import Weights
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)  # CLIP's, the processor's default
 STD = (0.26862954, 0.26130258, 0.27577711)
 MIN_PIXELS, MAX_PIXELS = 56 * 56, 28 * 28 * 1280  # the defaults of Qwen2VLImageProcessor
 EPS = 1e-6  # a constant of the model's code; config.json's rms_norm_eps is the text half's
 ROPE_THETA = 10000.0
+MERGE = 2  # patches a side that become one token
+FRAMES = 2  # a patch holds two frames; a still picture stands in both
 
 
 class Qwen2VL(Family):
@@ -47,6 +57,11 @@ class Qwen2VL(Family):
     }
     n_pos = 4
 
+    def __init__(self, weights: Weights, kind: MediaKind = "image") -> None:
+        super().__init__(weights, kind)
+        if "clip.vision.spatial_merge_size" not in weights.metadata:  # llama.cpp's converter leaves it out
+            self.hp = replace(self.hp, n_merge=MERGE)
+
     @staticmethod
     def metadata(config: Mapping[str, Any], processor: Mapping[str, Any]) -> dict[str, Any]:
         """config.json (old flat style or new nested) and preprocessor_config.json → the `clip.*` metadata.
@@ -64,7 +79,7 @@ class Qwen2VL(Family):
             "clip.vision.projection_dim": int(vision.get("hidden_size", text["hidden_size"])),
             "clip.vision.image_size": int(vision.get("image_size", 560)),  # nominal: any size goes
             "clip.vision.patch_size": patch,
-            "clip.vision.spatial_merge_size": int(vision.get("spatial_merge_size", 2)),
+            "clip.vision.spatial_merge_size": int(vision.get("spatial_merge_size", MERGE)),
             "clip.vision.embedding_length": width,
             "clip.vision.feed_forward_length": int(width * vision.get("mlp_ratio", 4)),
             "clip.vision.block_count": int(vision.get("depth", 32)),
@@ -75,6 +90,40 @@ class Qwen2VL(Family):
             "clip.vision.image_min_pixels": _pixels(processor, size, "min_pixels", "shortest_edge", MIN_PIXELS),
             "clip.vision.image_max_pixels": _pixels(processor, size, "max_pixels", "longest_edge", MAX_PIXELS),
         }
+
+    def graph(self, g: Graph, kind: str) -> None:
+        """patches (n_patch, 3 · 2 · 14 · 14), cos and sin (n_patch, d / 2), bounds of the pictures → (n_token, n_embd)."""
+        hp, head = self.hp, self.hp.n_embd // self.hp.n_head
+        patches = g.input("patches", ("n_patch", 3 * FRAMES * hp.patch_size**2))
+        cos, sin = g.input("cos", ("n_patch", head // 2)), g.input("sin", ("n_patch", head // 2))
+        bounds = g.input("bounds", ("n_bound",), np.int64)
+        x = g.Gemm(patches, _kernel(g, self.hp.patch_size), transB=1)
+        for i in range(hp.n_layer):
+            x = self._block(g, x, f"v.blk.{i}", cos, sin, bounds)
+        x = nn.layer_norm(g, x, "v.post_ln", EPS)
+        x = g.Reshape(x, [-1, hp.n_merge**2 * hp.n_embd])  # a cell's patches stand together
+        g.output("embeddings", nn.mlp(g, x, "mm.0", "mm.2", nn.gelu), ("n_token", hp.n_embd_out))
+
+    def _block(self, g: Graph, x: Value, name: str, cos: Value, sin: Value, bounds: Value) -> Value:
+        n_head = self.hp.n_head
+        q, k, v = nn.qkv(g, nn.layer_norm(g, x, f"{name}.ln1", EPS), name)
+        with g.scope(name):
+            q, k = nn.rotate(g, q, n_head, cos, sin), nn.rotate(g, k, n_head, cos, sin)
+            y = nn.attention(g, q, k, v, bounds, n_head, (self.hp.n_embd // n_head) ** -0.5)
+        x = g.Add(x, nn.linear(g, y, f"{name}.attn_out"))
+        up, down = self._mlp(g, name)
+        return g.Add(x, nn.mlp(g, nn.layer_norm(g, x, f"{name}.ln2", EPS), up, down, nn.quick_gelu))
+
+    def _mlp(self, g: Graph, name: str) -> tuple[str, str]:
+        """The two matrices of a layer's MLP by their shapes: old converters gave each the other's name."""
+        pair = f"{name}.ffn_up", f"{name}.ffn_down"
+        return pair if g.shape(f"{pair[0]}.weight")[1] == self.hp.n_embd else pair[::-1]
+
+
+def _kernel(g: Graph, patch: int) -> Value:
+    """The kernels of the two frames as one matrix (n_embd, 3 · 2 · patch²), its columns in the patches' order."""
+    frames = [g.Reshape(g.weight(f"v.patch_embd.weight{t}"), [0, 3, 1, patch**2]) for t in ("", ".1")]
+    return g.Flatten(g.Concat(*frames, axis=2), axis=1)
 
 
 def _pixels(processor: Mapping[str, Any], size: Mapping[str, Any], name: str, edge: str, default: int) -> int:

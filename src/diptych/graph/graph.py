@@ -1,0 +1,254 @@
+"""A thin recorder of ONNX graphs: an op is a method, a number is a constant, a weight is a name.
+
+    g = Graph(weights)
+    x = g.input("x", ("n", 64))
+    with g.scope("mlp"):
+        y = g.Gemm(x, g.weight("mlp.weight"), transB=1)
+    g.output("y", y, ("n", 32))
+    data = g.serialize(places)
+
+Weights stay in their files: the graph knows their names, types and shapes, and who writes or runs it says where their
+bytes are to be found.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from diptych.errors import FileError
+from diptych.weights import Tensor, Weights
+
+OPSET = 21  # the first with DequantizeLinear by blocks
+IR_VERSION = 10  # that of opset 21
+MICROSOFT = "com.microsoft"  # ONNX Runtime's own ops
+Q8_0_BLOCK = 32  # weights to a scale
+FLOATS = {"F32": ir.DataType.FLOAT, "F16": ir.DataType.FLOAT16, "BF16": ir.DataType.BFLOAT16}
+
+Value = ir.Value
+Operand = Value | int | float | bool | Sequence[int] | Sequence[float] | NDArray[Any] | None
+Place = tuple[str, int]  # file, as the ONNX file names it, and offset
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A weight that the graph reads: `element_type` is ONNX's number of its type, `read` gives its bytes as an array.
+
+    `place` is the tensor whose bytes these are as they stand in its file, if they are.
+    """
+
+    name: str
+    element_type: int
+    shape: tuple[int, ...]
+    n_bytes: int
+    read: Callable[[], NDArray[Any]]
+    tensor: Tensor | None = None
+
+
+class Graph:
+    """Records ops in order. `fixed` makes it static: an input of that name takes the shape, or becomes the array.
+
+    A static graph is made for any execution provider, and layers keep to ONNX's own ops there; in a dynamic one they
+    take ONNX Runtime's where those are faster.
+    """
+
+    def __init__(self, weights: Weights, fixed: Mapping[str, NDArray[Any] | tuple[int, ...]] | None = None) -> None:
+        self.stored: dict[str, Stored] = {}
+        self.static = fixed is not None
+        self._weights = weights
+        self._fixed = fixed or {}
+        self._inputs: list[Value] = []
+        self._outputs: list[Value] = []
+        self._top: list[ir.Node] = []
+        self._nodes = self._top  # where ops go: a loop's body while one is recorded
+        self._domains = {"": OPSET}
+        self._initializers: dict[str, Value] = {}
+        self._constants: dict[tuple[str, tuple[int, ...], bytes], Value] = {}
+        self._float32: dict[str, Value] = {}
+        self._scopes: list[str] = []
+        self._names: dict[str, int] = {}
+
+    def input(self, name: str, shape: Sequence[int | str], dtype: type[np.generic] = np.float32) -> Value:
+        """An input of the graph; in a static graph its fixed shape, or a constant that takes its place."""
+        fixed = self._fixed.get(name)
+        if isinstance(fixed, np.ndarray):
+            return self.constant(fixed)
+        value = _value(name, fixed or shape, dtype)
+        self._inputs.append(value)
+        return value
+
+    def output(self, name: str, value: Value, shape: Sequence[int | str]) -> None:
+        """Name a value as an output."""
+        out = self.Identity(value)
+        out.name, out.shape, out.type = name, ir.Shape(shape), ir.TensorType(ir.DataType.FLOAT)
+        self._outputs.append(out)
+
+    def has(self, name: str) -> bool:
+        """Whether the file has a tensor of this name."""
+        return name in self._weights.tensors
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of a tensor of the file."""
+        return self._tensor(name).shape
+
+    def weight(self, name: str) -> Value:
+        """A tensor of the file, as float32. It is kept in the type it has; other quantised types than q8_0 are unpacked.
+
+        Raises FileError when the file has no such tensor.
+        """
+        if name not in self._float32:
+            tensor = self._tensor(name)
+            inside, self._nodes = self._nodes, self._top
+            self._float32[name] = self._dequantised(tensor) if tensor.type.name == "Q8_0" else self._cast(tensor)
+            self._nodes = inside
+        return self._float32[name]
+
+    def constant(self, value: Operand) -> Value:
+        """A constant; equal ones are made once. Python's int and float become int64 and float32."""
+        array = np.asarray(value)
+        if not isinstance(value, np.ndarray) and array.dtype.kind in "if":
+            array = array.astype(np.int64 if array.dtype.kind == "i" else np.float32)
+        key = (array.dtype.str, array.shape, array.tobytes())
+        if key not in self._constants:
+            name = f"constant.{len(self._constants)}"
+            made = ir.Value(
+                name=name,
+                shape=ir.Shape(array.shape),
+                type=ir.TensorType(ir.DataType.from_numpy(array.dtype)),
+                const_value=ir.Tensor(array, name=name),
+            )
+            self._initializers[name] = self._constants[key] = made
+        return self._constants[key]
+
+    def known(self, value: Value) -> NDArray[Any] | None:
+        """What a value is, where that is known while the graph is written: a constant's array."""
+        known = any(value is c for c in self._constants.values())
+        return value.const_value.numpy() if known and value.const_value is not None else None
+
+    @contextmanager
+    def scope(self, name: str) -> Iterator[None]:
+        """Put a name before those of the nodes made inside."""
+        self._scopes.append(name)
+        try:
+            yield
+        finally:
+            self._scopes.pop()
+
+    def __getattr__(self, op: str) -> Callable[..., Value]:
+        if not op[0].isupper():
+            raise AttributeError(op)
+
+        def record(*operands: Operand, **attributes: object) -> Value:
+            return self.op(op, *operands, **attributes)[0]
+
+        return record
+
+    def op(self, op: str, *operands: Operand, domain: str = "", n_out: int = 1, **attributes: object) -> Sequence[Value]:
+        """Record any op: one of another domain, or with several outputs. Returns its outputs."""
+        inputs = [o if o is None or isinstance(o, ir.Value) else self.constant(o) for o in operands]
+        name = self._unique("/".join([*self._scopes, op]))
+        outputs = [Value(name=name if n_out == 1 else f"{name}:{i}") for i in range(n_out)]
+        made = ir.Node(domain, op, inputs, ir.convenience.convert_attributes(attributes), outputs=outputs, name=name)  # type: ignore[arg-type]
+        self._nodes.append(made)
+        self._domains.setdefault(domain, 1)
+        return outputs
+
+    def loop(self, n: Value, state: Value, step: Callable[[Value, Value], Value]) -> Value:
+        """`state = step(i, state)` for i from 0 to n - 1, where the state is a sequence of float32 tensors."""
+        name = self._unique("/".join([*self._scopes, "body"]))
+        i, go = _value(f"{name}.i", (), np.int64), _value(f"{name}.go", (), np.bool_)
+        before = ir.Value(name=f"{name}.state", type=ir.SequenceType(ir.TensorType(ir.DataType.FLOAT)))
+        outside, self._nodes = self._nodes, []
+        after = step(i, before)
+        still = self.Identity(go)
+        body = ir.Graph([i, go, before], [still, after], nodes=self._nodes, name=name)
+        self._nodes = outside
+        return self.Loop(n, np.array(True), state, body=body)
+
+    def serialize(self, places: Mapping[str, Place], metadata: Mapping[str, str] | None = None) -> bytes:
+        """The ONNX file, with the stored weights referred to at their places."""
+        for name, stored in self.stored.items():
+            file, offset = places[name]
+            self._initializers[name].const_value = ir.ExternalTensor(
+                file, offset, stored.n_bytes, ir.DataType(stored.element_type), shape=ir.Shape(stored.shape), name=name
+            )
+        graph = ir.Graph(
+            self._inputs,
+            self._outputs,
+            nodes=self._top,
+            initializers=list(self._initializers.values()),
+            opset_imports=self._domains,
+            name="encoder",
+        )
+        model = ir.Model(graph, ir_version=IR_VERSION, producer_name="diptych", metadata_props=dict(metadata or {}))
+        data: bytes = ir.to_proto(model).SerializeToString()
+        return data
+
+    def _tensor(self, name: str) -> Tensor:
+        try:
+            return self._weights.tensors[name]
+        except KeyError:
+            raise FileError(f"the file has no tensor {name}, which its encoder needs; convert the model again") from None
+
+    def _cast(self, tensor: Tensor) -> Value:
+        dtype = FLOATS.get(tensor.type.name)
+        if dtype is None:
+            return self._store(tensor.name, ir.DataType.FLOAT, tensor.shape, tensor.float32)
+        value = self._store(tensor.name, dtype, tensor.shape, tensor.read, tensor)
+        return value if dtype is ir.DataType.FLOAT else self._named(tensor.name, "Cast", value, to=ir.DataType.FLOAT)
+
+    def _dequantised(self, tensor: Tensor) -> Value:
+        """int8 (out, in) and float16 scales (out, in / 32), apart: a block in the file holds its scale and its weights."""
+
+        def scales() -> NDArray[Any]:
+            return _blocks(tensor)[..., :2].view(np.float16).squeeze(-1)
+
+        def numbers() -> NDArray[Any]:
+            return _blocks(tensor)[..., 2:].view(np.int8).reshape(tensor.shape)
+
+        *outer, n_in = tensor.shape
+        values = self._store(tensor.name, ir.DataType.INT8, tensor.shape, numbers)
+        halves = self._store(f"{tensor.name}.scale", ir.DataType.FLOAT16, (*outer, n_in // Q8_0_BLOCK), scales)
+        scale = self._named(tensor.name, "Cast", halves, to=ir.DataType.FLOAT)
+        return self._named(tensor.name, "DequantizeLinear", values, scale, axis=len(outer), block_size=Q8_0_BLOCK)
+
+    def _store(
+        self,
+        name: str,
+        dtype: ir.DataType,
+        shape: tuple[int, ...],
+        read: Callable[[], NDArray[Any]],
+        tensor: Tensor | None = None,
+    ) -> Value:
+        n_bytes = math.prod(shape) * dtype.itemsize
+        self.stored[name] = Stored(name, int(dtype), shape, int(n_bytes), read, tensor)
+        value = ir.Value(name=name, shape=ir.Shape(shape), type=ir.TensorType(dtype))
+        self._initializers[name] = value
+        return value
+
+    def _named(self, name: str, op: str, *operands: Operand, **attributes: object) -> Value:
+        outside, self._scopes = self._scopes, [name]
+        value: Value = getattr(self, op)(*operands, **attributes)
+        self._scopes = outside
+        return value
+
+    def _unique(self, name: str) -> str:
+        n = self._names[name] = self._names.get(name, -1) + 1
+        return f"{name}.{n}" if n else name
+
+
+def _value(name: str, shape: Sequence[int | str], dtype: type[np.generic]) -> Value:
+    return ir.Value(name=name, shape=ir.Shape(shape), type=ir.TensorType(ir.DataType.from_numpy(np.dtype(dtype))))
+
+
+def _blocks(tensor: Tensor) -> NDArray[np.uint8]:
+    """(…, n_block, 34) bytes of a q8_0 tensor: a float16 scale and 32 int8 a block."""
+    raw = tensor.read()
+    return raw.reshape(*raw.shape[:-1], -1, 2 + Q8_0_BLOCK)
