@@ -1,0 +1,1 @@
+"""Bytes to arrays, and arrays to pictures for people. Knows no model."""
