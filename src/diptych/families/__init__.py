@@ -5,11 +5,13 @@ from __future__ import annotations
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
+from pathlib import Path
 from pkgutil import iter_modules
 
-from diptych.errors import UnknownModel
-from diptych.families.base import Family
+from diptych.errors import FileError, UnknownModel
+from diptych.families.base import Family, projector_type
 from diptych.types import MediaKind
+from diptych.weights import open_gguf
 
 
 @cache
@@ -37,6 +39,16 @@ def for_architecture(name: str) -> type[Family]:
     if name in known:
         return known[name]
     raise UnknownModel(f"config.json names the architecture {name!r}, and none of the known ones: {_list(known)}")
+
+
+def open_family(mmproj: Path, kind: MediaKind = "image") -> Family:
+    """The family of an mmproj file, over its weights. Raises FileError when it is none, or has no such encoder."""
+    weights = open_gguf(mmproj)
+    projector = projector_type(weights.metadata, kind)
+    if projector is None:
+        found = weights.metadata.get("general.architecture", "nothing known")
+        raise FileError(f"{mmproj} has no {kind} encoder (it holds {found!r}); name an mmproj file, such as convert writes")
+    return for_projector(projector, kind)(weights, kind)
 
 
 def _is_family(value: object) -> bool:

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+import math
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
-from diptych.errors import FileError
-from diptych.families.base import Family
+from diptych.errors import FileError, MediaError
+from diptych.families.base import Family, Part, Rows
 from diptych.graph import nn
-from diptych.graph.graph import Graph, Value
-from diptych.types import MediaKind
+from diptych.media.image import resize
+from diptych.positions import Positions, mrope
+from diptych.types import Grid, Media, MediaChunk, MediaKind, MediaSettings, Piece
 
 if TYPE_CHECKING:
+    from diptych.graph.graph import Graph, Value
     from diptych.weights import Weights
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)  # CLIP's, the processor's default
 STD = (0.26862954, 0.26130258, 0.27577711)
 MIN_PIXELS, MAX_PIXELS = 56 * 56, 28 * 28 * 1280  # the defaults of Qwen2VLImageProcessor
 EPS = 1e-6  # a constant of the model's code; config.json's rms_norm_eps is the text half's
+MAX_ASPECT = 200
 ROPE_THETA = 10000.0
 MERGE = 2  # patches a side that become one token
 FRAMES = 2  # a patch holds two frames; a still picture stands in both
@@ -91,6 +98,62 @@ class Qwen2VL(Family):
             "clip.vision.image_max_pixels": _pixels(processor, size, "max_pixels", "longest_edge", MAX_PIXELS),
         }
 
+    def preprocess(self, media: Media, settings: MediaSettings) -> list[MediaChunk]:
+        """One chunk of one piece, its patches (n_patch, 3 · 2 · 14 · 14) in 2×2 merge order.
+
+        Raises MediaError when one side of the picture is more than 200 times the other.
+        """
+        hp, (height, width, _) = self.hp, media.data.shape
+        low = settings.min_pixels or hp.min_pixels or MIN_PIXELS
+        high = settings.max_pixels or hp.max_pixels or MAX_PIXELS
+        used = fit(width, height, hp.patch_size * hp.n_merge, low, high)
+        patches = patchify(resize(media.data, *used, "bicubic"), hp.patch_size, hp.n_merge, self._levels)
+        grid = Grid(1, used[1] // hp.patch_size, used[0] // hp.patch_size)
+        key = hashlib.sha256(b"qwen2vl %dx%d " % used + media.key).digest()
+        piece = Piece("image", {"patches": patches}, (grid.t, grid.h, grid.w), key)
+        merged = replace(grid, h=grid.h // hp.n_merge, w=grid.w // hp.n_merge)
+        return [MediaChunk("image", merged.h * merged.w, merged, key, (piece,), (width, height), used)]
+
+    @cached_property
+    def _levels(self) -> NDArray[np.float32]:
+        """(256, 3): what a level becomes in each channel, rescaled in float64 and normalised in float32 as in transformers."""
+        mean, std = np.array(self.hp.mean, np.float32), np.array(self.hp.std, np.float32)
+        scaled = (np.arange(256) * (1 / 255)).astype(np.float32)
+        levels: NDArray[np.float32] = (scaled[:, None] - mean) / std
+        return levels
+
+    def layout(self, chunks: Sequence[MediaChunk], ordinal: int) -> list[Part]:
+        """A picture between its start and end tokens."""
+        return ["<|vision_start|>", *chunks, "<|vision_end|>"]
+
+    def positions(self, chunk: MediaChunk, start: int, ordinal: int = 0) -> tuple[Positions, int]:
+        """M-RoPE's four planes."""
+        return mrope(chunk, start, ordinal)
+
+    def batch_key(self, piece: Piece) -> Hashable:
+        """Pictures of all sizes go in one run, their patches one after the other."""
+        return piece.kind
+
+    def feed(self, pieces: Sequence[Piece]) -> dict[str, NDArray[Any]]:
+        """The patches of all pieces, the angles of each patch, and where each piece begins and ends."""
+        angles = np.concatenate([self._angles(p.grid) for p in pieces])
+        patches = [p.inputs["patches"] for p in pieces]
+        bounds = np.cumsum([0, *map(len, patches)])
+        return {"patches": np.concatenate(patches), "cos": np.cos(angles), "sin": np.sin(angles), "bounds": bounds}
+
+    def split(self, pieces: Sequence[Piece], output: NDArray[np.float32]) -> list[Rows]:
+        """One row for each merged cell of a piece."""
+        cells = [math.prod(p.grid) // self.hp.n_merge**2 for p in pieces]
+        return np.split(output, np.cumsum(cells)[:-1])
+
+    def _angles(self, grid: tuple[int, ...]) -> NDArray[np.float32]:
+        """(n_patch, d / 2) in merge order: the first half turns by the patch's row, the second by its column."""
+        _, h, w = grid
+        m, n_freq = self.hp.n_merge, self.hp.n_embd // self.hp.n_head // 4
+        frequencies = ROPE_THETA ** -(np.arange(n_freq, dtype=np.float32) / n_freq)
+        cells = np.indices((h, w), np.float32).reshape(2, h // m, m, w // m, m).transpose(1, 3, 2, 4, 0)  # (…, y and x)
+        return (cells[..., None] * frequencies).astype(np.float32).reshape(h * w, 2 * n_freq)
+
     def graph(self, g: Graph, kind: str) -> None:
         """patches (n_patch, 3 · 2 · 14 · 14), cos and sin (n_patch, d / 2), bounds of the pictures → (n_token, n_embd)."""
         hp, head = self.hp, self.hp.n_embd // self.hp.n_head
@@ -118,6 +181,33 @@ class Qwen2VL(Family):
         """The two matrices of a layer's MLP by their shapes: old converters gave each the other's name."""
         pair = f"{name}.ffn_up", f"{name}.ffn_down"
         return pair if g.shape(f"{pair[0]}.weight")[1] == self.hp.n_embd else pair[::-1]
+
+
+def fit(width: int, height: int, unit: int, low: int, high: int) -> tuple[int, int]:
+    """The (width, height) a picture is stretched to: multiples of `unit` with `low` to `high` pixels in all.
+
+    As `smart_resize` of transformers, Python's rounding to even included. Raises MediaError for an aspect over 200.
+    """
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        raise MediaError(f"the picture is {width}×{height}, and a side may be at most {MAX_ASPECT} times the other; crop it")
+    area = round(width / unit) * round(height / unit) * unit**2
+    if area > high:
+        shrink = math.sqrt(width * height / high)
+        return max(unit, math.floor(width / shrink / unit) * unit), max(unit, math.floor(height / shrink / unit) * unit)
+    if area < low:
+        grow = math.sqrt(low / (width * height))
+        return math.ceil(width * grow / unit) * unit, math.ceil(height * grow / unit) * unit
+    return round(width / unit) * unit, round(height / unit) * unit
+
+
+def patchify(image: NDArray[np.uint8], patch: int, merge: int, levels: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(height, width, 3) levels → (n_patch, 3 · 2 · patch²), the patches of a merged cell one after the other."""
+    height, width, _ = image.shape
+    y, x = height // (patch * merge), width // (patch * merge)
+    cells = image.reshape(y, merge, patch, x, merge, patch, 3).transpose(0, 3, 1, 4, 6, 2, 5)
+    pixels = levels[cells, np.arange(3)[:, None, None]]  # (y, x, merge, merge, 3, patch, patch)
+    frames = np.repeat(pixels.reshape(-1, 3, 1, patch**2), FRAMES, axis=2)
+    return frames.reshape(len(frames), -1)
 
 
 def _kernel(g: Graph, patch: int) -> Value:

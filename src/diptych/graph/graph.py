@@ -17,18 +17,19 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
 from diptych.errors import FileError
-from diptych.weights import Tensor, Weights
+
+if TYPE_CHECKING:
+    from diptych.weights import Tensor, Weights
 
 OPSET = 21  # the first with DequantizeLinear by blocks
 IR_VERSION = 10  # that of opset 21
-MICROSOFT = "com.microsoft"  # ONNX Runtime's own ops
 Q8_0_BLOCK = 32  # weights to a scale
 FLOATS = {"F32": ir.DataType.FLOAT, "F16": ir.DataType.FLOAT16, "BF16": ir.DataType.BFLOAT16}
 

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
-from diptych.graph.graph import MICROSOFT, Graph, Value
+if TYPE_CHECKING:
+    from diptych.graph.graph import Graph, Value
 
-Act = Callable[[Graph, Value], Value]
-
+MICROSOFT = "com.microsoft"  # ONNX Runtime's own ops
 QUERY_BLOCK = 1024  # rows; at 5,476 patches as fast as all at once, in a third of the memory
 
 
@@ -38,7 +39,7 @@ def quick_gelu(g: Graph, x: Value) -> Value:
     return g.Mul(x, g.Sigmoid(g.Mul(x, 1.702)))
 
 
-def mlp(g: Graph, x: Value, up: str, down: str, act: Act) -> Value:
+def mlp(g: Graph, x: Value, up: str, down: str, act: Callable[[Graph, Value], Value]) -> Value:
     """down(act(up(x)))."""
     return linear(g, act(g, linear(g, x, up)), down)
 
