@@ -40,6 +40,14 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return x * cos + torch.cat((-b, a), -1) * sin
 
 
+def attend(q: Tensor, k: Tensor, v: Tensor, causal: bool = False) -> Tensor:
+    """Attention in float32, which on a CPU takes half the time of bfloat16 (measured, forward and backward)."""
+    with torch.autocast("cpu", enabled=False):
+        repeat = q.shape[1] // k.shape[1]  # by hand: grouped heads take the slow path on a CPU
+        k, v = (t.float().repeat_interleave(repeat, 1) if repeat > 1 else t.float() for t in (k, v))
+        return F.scaled_dot_product_attention(q.float(), k, v, is_causal=causal)
+
+
 class VisionBlock(nn.Module):
     def __init__(self, s: Sizes) -> None:
         super().__init__()
@@ -52,8 +60,8 @@ class VisionBlock(nn.Module):
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         b, n, d = x.shape
         qkv = self.attn["qkv"](self.norm1(x)).view(b, n, 3, self.n_head, -1).permute(2, 0, 3, 1, 4)
-        q, k = rotate(qkv[:2], cos, sin).to(qkv.dtype)
-        out = F.scaled_dot_product_attention(q, k, qkv[2])
+        q, k = rotate(qkv[:2], cos, sin)
+        out = attend(q, k, qkv[2])
         x = x + self.attn["proj"](out.transpose(1, 2).reshape(b, n, d))
         h = self.mlp["fc1"](self.norm2(x))
         return x + self.mlp["fc2"](h * torch.sigmoid(1.702 * h))
@@ -113,10 +121,7 @@ class TextBlock(nn.Module):
         b, n, d = x.shape
         h, a = self.input_layernorm(x), self.self_attn
         q, k, v = (a[f"{name}_proj"](h).view(b, n, -1, d // self.heads[0]).transpose(1, 2) for name in "qkv")
-        q, k = rotate(q, cos, sin).to(v.dtype), rotate(k, cos, sin).to(v.dtype)
-        repeat = self.heads[0] // self.heads[1]
-        k, v = k.repeat_interleave(repeat, 1), v.repeat_interleave(repeat, 1)
-        out = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        out = attend(rotate(q, cos, sin), rotate(k, cos, sin), v, causal=True)
         x = x + a["o_proj"](out.transpose(1, 2).reshape(b, n, d))
         h = self.post_attention_layernorm(x)
         return x + self.mlp["down_proj"](F.silu(self.mlp["gate_proj"](h)) * self.mlp["up_proj"](h))

@@ -36,8 +36,10 @@ class Style:
 
 @dataclass(frozen=True)
 class Picture:
-    """A drawn picture, what it says, and the centre (x, y) in pixels of each character of the text."""
+    """A drawn picture (`raw`) and the same resized to whole cells, what it says, and the centre (x, y) in pixels of
+    the resized one of each character of the text."""
 
+    raw: Image.Image
     image: Image.Image
     text: str
     centres: np.ndarray
@@ -128,4 +130,4 @@ def draw(rng: np.random.Generator, style: Style, width: int, height: int) -> Pic
     scale = np.array([width / raw_w, height / raw_h])
     where = np.array(centres, np.float64).reshape(-1, 2)
     where = np.where(where < 0, where, where * scale)
-    return Picture(image.resize((width, height), Image.Resampling.BICUBIC), "\n".join(lines), where)
+    return Picture(image, image.resize((width, height), Image.Resampling.BICUBIC), "\n".join(lines), where)

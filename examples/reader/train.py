@@ -136,11 +136,10 @@ class Pictures(IterableDataset[Batch]):
 
     def prompt(self, rng: np.random.Generator) -> tuple[list[int], list[int]]:
         """Ids in front of and behind the picture, of a question worded in one way or another."""
-        draw = rng.random()
-        if draw < 0.6:
+        if rng.random() < 0.5:
             words = PROMPTS[rng.integers(len(PROMPTS))]
         else:
-            words = random_text(rng, CHARACTERS + "?!'()", int(rng.integers(1, 30)))
+            words = random_text(rng, CHARACTERS + "?!'()", int(rng.integers(1, 8 if rng.random() < 0.7 else 40)))
         system = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n" if rng.random() < 0.1 else ""
         front, back = ("", words) if rng.random() < 0.85 else (words, "")
         front = f"{system}<|im_start|>user\n{front}<|vision_start|>"

@@ -6,11 +6,15 @@ Each field becomes a flag of the command line, a variable `DIPTYCH_<NAME>`, and 
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
+from yaml import YAMLError
+
+from diptych.errors import InputError
 
 CacheType = Literal["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1"]
 
@@ -57,8 +61,11 @@ class Options(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Flags, then variables, then the YAML file."""
-        import os
-
+        """Flags, then variables, then the YAML file. Raises InputError when the file is missing or no YAML."""
         file = os.environ.get("DIPTYCH_OPTIONS")
-        return (init_settings, env_settings, YamlConfigSettingsSource(settings_cls, yaml_file=Path(file) if file else None))
+        if file and not Path(file).is_file():
+            raise InputError(f"DIPTYCH_OPTIONS names {file}, and there is no such file")
+        try:
+            return init_settings, env_settings, YamlConfigSettingsSource(settings_cls, yaml_file=file)
+        except (YAMLError, UnicodeDecodeError) as error:
+            raise InputError(f"DIPTYCH_OPTIONS names {file}, which is not YAML: {error}") from error

@@ -108,6 +108,8 @@ def _options(given: dict[str, Any]) -> Options:
     except ValidationError as error:
         first = error.errors()[0]
         name = str(first["loc"][0]) if first["loc"] else "options"
+        if first["type"] == "extra_forbidden":
+            raise InputError(f"there is no setting {name!r}; there are {', '.join(Options.model_fields)}") from error
         flag = SPELLINGS.get(name, ("--" + name.replace("_", "-"),))[-1]
         raise InputError(f"{flag} (DIPTYCH_{name.upper()}): {first['msg']}, got {first['input']!r}") from error
 
