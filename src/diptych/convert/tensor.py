@@ -102,12 +102,13 @@ def _cut(tensor: Tensor | None, names: tuple[str, ...]) -> list[Tensor]:
     if tensor is None or not names:
         return []
     n, shape, axis = len(names), tensor.shape, 2 if len(tensor.shape) == 5 else 0
-    if not shape or shape[axis] % n or (axis and shape[axis] != n):
-        raise FileError(f"tensor {tensor.name} of shape {shape} cannot be cut into {n} along axis {axis}; download it again")
+    if not shape or 0 in shape or shape[axis] % n or (axis and shape[axis] != n):
+        raise FileError(
+            f"tensor {tensor.name} has the shape {shape}, which does not make {' and '.join(names)}; download it again"
+        )
     if axis:
         return [Tensor(name, (*shape[:2], *shape[3:]), tensor.type, partial(_frame, tensor, t)) for t, name in enumerate(names)]
-    if tensor.place is None:
-        raise FileError(f"tensor {tensor.name} does not lie in a file, and can so not be cut; convert from the checkpoint")
+    assert tensor.place, "a checkpoint's tensors lie in files"
     path, offset, nbytes = tensor.place
     rows = (shape[0] // n, *shape[1:])
     return [stored(name, rows, tensor.type, path, offset + k * (nbytes // n)) for k, name in enumerate(names)]
@@ -120,14 +121,14 @@ def _frame(tensor: Tensor, t: int) -> NDArray[Any]:
 
 def _converted(tensor: Tensor, type: GGMLQuantizationType) -> NDArray[Any]:
     """Read and convert, a slice at a time: beside the two arrays nothing large is held."""
-    source = tensor.read().reshape(-1, tensor.shape[-1] if tensor.shape else 1)
+    source = tensor.read().reshape(-1, tensor.shape[-1])
     step = max(1, _SLICE // source.shape[1])
     out: NDArray[Any] | None = None
     for i in range(0, len(source), step):
         part = _encoded(tensor.name, source[i : i + step].astype(np.float32, copy=False), type)
         out = np.empty((len(source), part.shape[1]), part.dtype) if out is None else out
         out[i : i + step] = part
-    assert out is not None, f"{tensor.name} is empty"
+    assert out is not None, "no tensor is empty"
     return out.reshape(*tensor.shape[:-1], out.shape[1])
 
 

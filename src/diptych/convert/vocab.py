@@ -16,15 +16,10 @@ from diptych.errors import FileError
 SPLITS = {
     "qwen2": (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"),
 }  # llama.cpp's name of a pre-tokenizer → the expression it splits text with
+# Hugging Face's name of a special token → GGUF's, misspelling included
 _SPECIAL = {
-    "bos": "bos",
-    "eos": "eos",
-    "unk": "unknown",
-    "sep": "seperator",
-    "pad": "padding",
-    "cls": "cls",
-    "mask": "mask",
-}  # fmt: skip - Hugging Face's name of a special token → GGUF's, misspelling included
+    "bos": "bos", "eos": "eos", "unk": "unknown", "sep": "seperator", "pad": "padding", "cls": "cls", "mask": "mask",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
