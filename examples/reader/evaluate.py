@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from pictures import CELL, FONTS, Picture, Style, draw
 
-from diptych import Engine, Sampling, Source
+from diptych import Engine, Source
+from drawing import CELL, FONTS, Picture, Style, draw
 
 HELD_OUT = 20_260_000  # seeds from here on are never trained on
 QUESTIONS = ("Read the text.", "What does the picture say?", "ocr please", "Kannst du das lesen?", "Give me the words, nothing else")

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
 import tokens
+from drawing import CELL, CHARACTERS, Picture, Style, draw, random_text
 from model import Reader, Sizes
-from pictures import CELL, CHARACTERS, Picture, Style, draw, random_text
 
 MEAN = torch.tensor((0.48145466, 0.4578275, 0.40821073)) * 255  # the CLIP constants of Qwen2-VL's preprocessor
 STD = torch.tensor((0.26862954, 0.26130258, 0.27577711)) * 255

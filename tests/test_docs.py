@@ -1,0 +1,87 @@
+"""The pages: every example in them runs as pasted, and the generated ones are what the code says."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pictures
+import pytest
+import tiny
+from PIL import Image
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+SETUP = re.compile(r"^(make|pip|python -m pytest)\b|CHECKPOINT|--help$|^export ")  # run elsewhere, or placeholders
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def commands(page: Path) -> Iterator[str]:
+    for block in blocks(page, "bash"):
+        for line in block.splitlines():
+            command = line.partition("  #")[0].strip()
+            if command and not SETUP.search(command):
+                yield command
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what the pages speak of: a checkpoint and a few pictures."""
+    folder = tmp_path_factory.mktemp("docs")
+    tiny.qwen2vl(folder / "Qwen2-VL-2B-Instruct")
+    Image.fromarray(pictures.gradient(200, 120)).save(folder / "photo.jpg")
+    Image.fromarray(pictures.text(360, 90, "TOTAL: $12.50", 22)).save(folder / "receipt.png")
+    (folder / "docs").mkdir()
+    Image.fromarray(pictures.text(360, 90, "TOTAL: $12.50", 22)).save(folder / "docs" / "receipt.png")
+    (folder / "settings.yaml").write_text("n_ctx: 2048\n")
+    return folder
+
+
+def run(command: list[str], place: Path, variables: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, **variables, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    return subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, input="/quit\n", timeout=120)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_every_command_of_a_page_runs_as_pasted(page: Path, place: Path) -> None:
+    for command in commands(page):
+        words = shlex.split(command)
+        variables = dict(word.split("=", 1) for word in words if re.match(r"^[A-Z_]+=", word))
+        words = words[len(variables) :]
+        if words[0] == "diptych" and words[1] in ("convert", "export", "quantize", "encode", "inspect"):
+            words.append("--force")  # pages name the same outputs
+        if words[:2] == ["diptych", "run"] and words[2] != "reader":
+            words += ["-n", "4"]  # a random model would talk until the context is full
+        done = run(words, place, variables)
+        assert done.returncode == 0, f"{command}\n{done.stderr}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_every_python_example_of_a_page_runs_as_pasted(page: Path, place: Path) -> None:
+    for code in blocks(page, "python"):
+        done = run([sys.executable, "-c", code], place, {})
+        assert done.returncode == 0, f"{code}\n{done.stderr}"
+
+
+def test_the_pages_have_examples() -> None:
+    assert sum(len(list(commands(page))) for page in PAGES) > 12
+    assert sum(len(blocks(page, "python")) for page in PAGES) >= 3
+
+
+def test_generated_pages_are_what_the_code_says() -> None:
+    done = subprocess.run([sys.executable, ROOT / "scripts" / "docs.py", "--check"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_links_between_pages_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+        assert (page.parent / target).exists(), f"{page.name} links to {target}"
