@@ -99,7 +99,7 @@ def runs(pieces: Sequence[Piece], max_patches: int) -> Iterator[list[Piece]]:
 
 def load(family: Family, options: Options) -> Session:
     """Write a family's graph and open a session over it."""
-    graph = Graph(family.weights)
+    graph = Graph(family.weights, unpack=True)
     family.graph(graph, family.kind)
     folder = next((s.tensor.place[0].resolve().parent for s in graph.stored.values() if s.tensor and s.tensor.place), None)
     places: dict[str, Place] = {}

@@ -125,6 +125,10 @@ class Family:
         """Write the encoder of one kind of piece."""
         raise NotImplementedError
 
+    def explain(self) -> dict[str, str]:
+        """What the graph's inputs and outputs hold, for those who run it without Diptych. Goes into exported files."""
+        return {}
+
     def feed(self, pieces: Sequence[Piece]) -> dict[str, NDArray[Any]]:
         """Pieces of one `batch_key` → the graph's inputs. By default each input is stacked."""
         return {name: np.stack([p.inputs[name] for p in pieces]) for name in pieces[0].inputs}

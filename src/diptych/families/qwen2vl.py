@@ -134,6 +134,23 @@ class Qwen2VL(Family):
         """Pictures of all sizes go in one run, their patches one after the other."""
         return piece.kind
 
+    def explain(self) -> dict[str, str]:
+        """How a picture becomes patches, and what stands beside them."""
+        hp, unit = self.hp, self.hp.patch_size * self.hp.n_merge
+        low, high = hp.min_pixels or MIN_PIXELS, hp.max_pixels or MAX_PIXELS
+        return {
+            "patches": (
+                f"RGB picture stretched (bicubic, as Pillow) to sides that are multiples of {unit}, {low} to {high} pixels in "
+                f"all; each level / 255, minus {_numbers(hp.mean)}, over {_numbers(hp.std)}; a row is a patch of {hp.patch_size} × "
+                f"{hp.patch_size} pixels, (channel, frame, row, column) with the picture in both frames; the {hp.n_merge} × "
+                f"{hp.n_merge} patches of a cell stand together, cells and the patches in them row by row"
+            ),
+            "cos": "cosine of a patch's angles: first half row · f, second half column · f, f(i) = 10000 ** (-i / (width / 2))",
+            "sin": "sine of the same angles",
+            "bounds": "0, then the row behind the last patch of each picture; the patches of several stand one after the other",
+            "embeddings": f"one row for each cell of {hp.n_merge} × {hp.n_merge} patches, cells row by row",
+        }
+
     def feed(self, pieces: Sequence[Piece]) -> dict[str, NDArray[Any]]:
         """The patches of all pieces, the angles of each patch, and where each piece begins and ends."""
         angles = np.concatenate([self._angles(p.grid) for p in pieces])
@@ -165,7 +182,9 @@ class Qwen2VL(Family):
             x = self._block(g, x, f"v.blk.{i}", cos, sin, bounds)
         x = nn.layer_norm(g, x, "v.post_ln", EPS)
         x = g.Reshape(x, [-1, hp.n_merge**2 * hp.n_embd])  # a cell's patches stand together
-        g.output("embeddings", nn.mlp(g, x, "mm.0", "mm.2", nn.gelu), ("n_token", hp.n_embd_out))
+        n_patch = patches.shape[0] if patches.shape else None
+        n_token = n_patch // hp.n_merge**2 if isinstance(n_patch, int) else "n_token"
+        g.output("embeddings", nn.mlp(g, x, "mm.0", "mm.2", nn.gelu), (n_token, hp.n_embd_out))
 
     def _block(self, g: Graph, x: Value, name: str, cos: Value, sin: Value, bounds: Value) -> Value:
         n_head = self.hp.n_head
@@ -208,6 +227,10 @@ def patchify(image: NDArray[np.uint8], patch: int, merge: int, levels: NDArray[n
     pixels = levels[cells, np.arange(3)[:, None, None]]  # (y, x, merge, merge, 3, patch, patch)
     frames = np.repeat(pixels.reshape(-1, 3, 1, patch**2), FRAMES, axis=2)
     return frames.reshape(len(frames), -1)
+
+
+def _numbers(values: Sequence[float]) -> str:
+    return ", ".join(f"{v:.9g}" for v in values)  # as many digits as float32 has
 
 
 def _kernel(g: Graph, patch: int) -> Value:

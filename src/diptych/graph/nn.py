@@ -96,9 +96,8 @@ def _blocked(g: Graph, q: Value, k: Value, v: Value, rows: tuple[int, int], n_he
     """One segment in ONNX's own ops → (n, n_head, d), by blocks of query rows so that the scores stay small."""
     q, k, v = (g.Reshape(g.Slice(x, [rows[0]], [rows[1]], [0]), [0, n_head, -1]) for x in (q, k, v))  # (n, n_head, d)
     q, k, v = g.Mul(g.Transpose(q, perm=[1, 0, 2]), scale), g.Transpose(k, perm=[1, 2, 0]), g.Transpose(v, perm=[1, 0, 2])
-    n = rows[1] - rows[0]
     parts = []
-    for start in range(0, n, QUERY_BLOCK):
-        block = g.Slice(q, [start], [min(start + QUERY_BLOCK, n)], [1])  # (n_head, n_block, d)
+    for start in range(0, rows[1] - rows[0], QUERY_BLOCK):
+        block = g.Slice(q, [start], [start + QUERY_BLOCK], [1])  # (n_head, n_block, d)
         parts.append(g.MatMul(g.Softmax(g.MatMul(block, k), axis=-1), v))
     return g.Transpose(parts[0] if len(parts) == 1 else g.Concat(*parts, axis=1), perm=[1, 0, 2])
