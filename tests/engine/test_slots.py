@@ -1,0 +1,170 @@
+"""Slots: what of an earlier prompt is used again, and what must not be."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from diptych.engine.sequence import Sequence
+from diptych.engine.slots import Slots
+from diptych.types import Chunk, MediaChunk
+from prompts import picture, sequence, text
+
+
+class Recorder:
+    """A cache that keeps account of what was removed; a `stubborn` one forgets whole sequences only."""
+
+    def __init__(self, stubborn: bool = False) -> None:
+        self.stubborn = stubborn
+        self.removed: list[tuple[int, int]] = []
+
+    def remove(self, seq_id: int, start: int, end: int = -1) -> bool:
+        self.removed.append((seq_id, start))
+        return not (self.stubborn and start)
+
+
+def served(slots: Slots, chunks: list[Chunk], rows: int | None = None) -> Sequence:
+    """A sequence that took a slot, decoded its prompt (or some rows of it), and left."""
+    one = sequence(chunks)
+    slots.take(one)
+    one.cursor = one.n_prompt if rows is None else rows
+    slots.give_back(one)
+    return one
+
+
+def reused(first: list[Chunk], second: list[Chunk], rows: int | None = None) -> int:
+    slots = Slots(1, Recorder())
+    served(slots, first, rows)
+    one = sequence(second)
+    slots.take(one)
+    assert slots.n_reused == one.cursor
+    return one.cursor
+
+
+def test_the_common_prefix_is_used_again_and_the_rest_removed_by_position() -> None:
+    cache = Recorder()
+    slots = Slots(1, cache)
+    served(slots, [text(3), picture("a", 2, 3), text(5, first=10)])
+    one = sequence([text(3), picture("a", 2, 3), text(2, first=10), text(3, first=50)])
+    slots.take(one)
+    assert one.cursor == 3 + 6 + 2
+    assert cache.removed == [(0, 3 + 3 + 2)]  # the picture takes six rows and three positions
+
+
+def test_an_answer_is_a_prefix_of_the_next_turn() -> None:
+    slots = Slots(1, Recorder())
+    one = sequence([text(3)])
+    slots.take(one)
+    one.output, one.cursor = [70, 71, 72], 5  # the last token is never decoded
+    slots.give_back(one)
+    assert slots.n_idle_rows == 5
+    two = sequence([text(3), text(3, first=70), text(2, first=90)])
+    slots.take(two)
+    assert two.cursor == 5
+
+
+def test_one_row_is_always_decoded_so_that_there_are_logits() -> None:
+    assert reused([text(5)], [text(5)]) == 4
+
+
+def test_a_prompt_that_ends_in_a_picture_decodes_all_of_it_again() -> None:
+    same: list[Chunk] = [text(2), picture("a", 2, 2)]
+    assert reused(same, same) == 2
+
+
+def test_another_picture_of_the_same_size_reuses_only_what_stands_before_it() -> None:
+    assert reused([text(3), picture("a", 2, 2), text(4)], [text(3), picture("b", 2, 2), text(4)]) == 3
+
+
+def test_a_picture_that_was_decoded_in_part_is_not_reused() -> None:
+    chunks: list[Chunk] = [text(3), picture("a", 2, 3), text(4)]
+    assert reused(chunks, chunks, rows=7) == 3
+
+
+def test_stand_ins_are_not_trusted_without_the_whole_key() -> None:
+    original = picture("a", 2, 2)
+    twin = replace(original, key=original.key[:8] + bytes(24))
+    assert np.array_equal(twin.ids, original.ids)
+    assert reused([text(3), original, text(2)], [text(3), twin, text(2)]) == 3
+
+
+def test_a_cache_that_cannot_forget_a_tail_starts_afresh() -> None:
+    cache = Recorder(stubborn=True)
+    slots = Slots(1, cache)
+    served(slots, [text(6)])
+    one = sequence([text(3), text(3, first=50)])
+    slots.take(one)
+    assert one.cursor == 0
+    assert cache.removed == [(0, 3), (0, 0)]
+
+
+def test_a_cache_that_holds_nothing_more_is_not_asked_to_forget() -> None:
+    cache = Recorder(stubborn=True)
+    slots = Slots(1, cache)
+    served(slots, [text(6)])
+    one = sequence([text(6), text(3, first=50)])
+    slots.take(one)
+    assert one.cursor == 6
+    assert cache.removed == []
+
+
+def test_the_slot_that_holds_the_longest_prefix_is_taken_and_else_the_one_that_idles_longest() -> None:
+    slots = Slots(3, Recorder())
+    a, b, c = (sequence([text(5, first=n)]) for n in (10, 20, 30))
+    for one in (a, b, c):
+        slots.take(one)
+        one.cursor = 5
+    assert slots.free == []
+    for one in (b, c, a):
+        slots.give_back(one)
+    again, new = sequence([text(9, first=30)]), sequence([text(9, first=90)])
+    slots.take(again)
+    assert (again.slot, again.cursor) == (2, 5)
+    slots.take(new)
+    assert (new.slot, new.cursor) == (1, 0)
+
+
+def test_room_is_made_by_forgetting_the_slot_that_idles_longest() -> None:
+    cache = Recorder()
+    slots = Slots(2, cache)
+    a, b = sequence([text(5)]), sequence([text(5, first=50)])
+    for one in (a, b):
+        slots.take(one)
+        one.cursor = 5
+    for one in (b, a):
+        slots.give_back(one)
+    cache.removed.clear()
+    assert slots.forget_idle()
+    assert cache.removed == [(1, 0)]
+    assert slots.forget_idle()
+    assert not slots.forget_idle()
+    assert slots.reusable(sequence([text(5)])) == 0
+
+
+def test_what_is_to_be_forgotten_is_not_reused() -> None:
+    cache = Recorder()
+    slots = Slots(1, cache)
+    one = sequence([text(5)])
+    slots.take(one)
+    one.cursor = 5
+    slots.give_back(one, forget=True)
+    assert cache.removed == [(0, 0)]
+    assert slots.reusable(sequence([text(5)])) == 0
+
+
+words = st.one_of(st.builds(text, st.integers(1, 3), st.integers(1, 3)), st.builds(picture, st.sampled_from("ab"), *[st.integers(1, 2)] * 2))
+
+
+@given(st.lists(words, min_size=1, max_size=5), st.lists(words, min_size=1, max_size=5), st.data())
+def test_what_is_reused_is_equal_and_never_a_part_of_a_picture(first: list[Chunk], second: list[Chunk], data: st.DataObject) -> None:
+    held = data.draw(st.integers(0, sum(c.n_tokens for c in first)))
+    n = reused(first, second, held)
+    old, new = sequence(first), sequence(second)
+    assert n <= min(held, new.n_prompt - 1)
+    assert old.ids[:n].tolist() == new.ids[:n].tolist()
+    for one in (old, new):
+        assert not any(row < n < row + chunk.n_tokens for _, row, chunk in one.media if isinstance(chunk, MediaChunk))
+    assert old.position(n) == new.position(n)
