@@ -136,19 +136,19 @@ class Qwen2VL(Family):
 
     def explain(self) -> dict[str, str]:
         """How a picture becomes patches, and what stands beside them."""
-        hp, unit = self.hp, self.hp.patch_size * self.hp.n_merge
+        hp, patch, m = self.hp, self.hp.patch_size, self.hp.n_merge
         low, high = hp.min_pixels or MIN_PIXELS, hp.max_pixels or MAX_PIXELS
         return {
             "patches": (
-                f"RGB picture stretched (bicubic, as Pillow) to sides that are multiples of {unit}, {low} to {high} pixels in "
-                f"all; each level / 255, minus {_numbers(hp.mean)}, over {_numbers(hp.std)}; a row is a patch of {hp.patch_size} × "
-                f"{hp.patch_size} pixels, (channel, frame, row, column) with the picture in both frames; the {hp.n_merge} × "
-                f"{hp.n_merge} patches of a cell stand together, cells and the patches in them row by row"
+                f"RGB picture stretched (bicubic, as Pillow) to sides that are multiples of {patch * m}, {low} to {high} pixels "
+                f"in all; each level / 255, minus {_numbers(hp.mean)}, over {_numbers(hp.std)}; a row is a patch of {patch} × "
+                f"{patch} pixels, (channel, frame, row, column) with the picture in both frames; the {m} × {m} patches of a cell "
+                "stand together, cells and the patches in them row by row"
             ),
             "cos": "cosine of a patch's angles: first half row · f, second half column · f, f(i) = 10000 ** (-i / (width / 2))",
             "sin": "sine of the same angles",
             "bounds": "0, then the row behind the last patch of each picture; the patches of several stand one after the other",
-            "embeddings": f"one row for each cell of {hp.n_merge} × {hp.n_merge} patches, cells row by row",
+            "embeddings": f"one row for each cell of {m} × {m} patches, cells row by row",
         }
 
     def feed(self, pieces: Sequence[Piece]) -> dict[str, NDArray[Any]]:
