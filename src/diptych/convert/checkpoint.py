@@ -40,7 +40,7 @@ class Checkpoint:
     @property
     def text_config(self) -> dict[str, Any]:
         """The text half's settings: at the top in old checkpoints, under `text_config` in new ones."""
-        return {**self.config, **(self.config.get("text_config") or {})}
+        return {**self.config, **part(self.config, "text_config")}
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -55,7 +55,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     config = read_json(folder / "config.json")
     processor = read_json(folder / "preprocessor_config.json", {})
     newer = read_json(folder / "processor_config.json", {})
-    processor = {**processor, **newer, **(newer.get("image_processor") or {})}
+    processor = {**processor, **newer, **part(newer, "image_processor")}
     tensors: dict[str, Tensor] = {}
     for name, tensor in open_safetensors(folder).tensors.items():
         bare = _bare(name)
@@ -79,6 +79,14 @@ def read_json(path: Path, default: dict[str, Any] | None = None) -> dict[str, An
     if not isinstance(value, dict):
         raise FileError(f"{path} holds a {type(value).__name__}, and an object is expected; download it again")
     return value
+
+
+def part(whole: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The object under a name, empty where there is none. Raises FileError when it is something else."""
+    value = whole.get(name)
+    if value is None or isinstance(value, dict):
+        return value or {}
+    raise FileError(f"{name} is {value!r}, and a JSON object is expected there; use the files the model came with")
 
 
 def setting(config: Mapping[str, Any], name: str, kind: type[T], default: T | None = None) -> T:

@@ -31,7 +31,7 @@ def general(
         collected = gguf.GGUFWriter(None, architecture)
         found.set_gguf_meta_model(collected)
         values = {key: _plain(value) for key, value in collected.kv_data[0].items()}
-    except (yaml.YAMLError, TypeError, ValueError, AttributeError) as error:
+    except (yaml.YAMLError, TypeError, ValueError, OverflowError, AttributeError) as error:
         said = " ".join(str(error).split())
         raise FileError(
             f"{folder}: README.md or generation_config.json cannot be understood ({said}); mend or remove it"

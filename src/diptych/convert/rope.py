@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from diptych.convert.checkpoint import setting
+from diptych.convert.checkpoint import part, setting
 from diptych.errors import FileError
 
 _YARN = {
@@ -21,11 +21,16 @@ def rope(name: str, config: Mapping[str, Any], theta: float) -> dict[str, Any]:
 
     `theta` is the base where neither gives one. Raises FileError for a kind of scaling that llama.cpp has no place for.
     """
-    given = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    given = part(config, "rope_parameters") or part(config, "rope_scaling")
     base = setting(given, "rope_theta", float, setting(config, "rope_theta", float, theta))
     out: dict[str, Any] = {f"{name}.rope.freq_base": base}
-    if sections := given.get("mrope_section"):
-        out[f"{name}.rope.dimension_sections"] = ([int(n) for n in sections] + [0] * 4)[:4]
+    match given.get("mrope_section"):
+        case None:
+            pass
+        case [int(t), int(y), int(x), *_]:
+            out[f"{name}.rope.dimension_sections"] = [t, y, x, 0]
+        case other:
+            raise FileError(f"config.json has {other!r} for mrope_section, and three integers are expected")
     kind = given.get("rope_type", given.get("type", "default"))
     if kind in ("default", "mrope"):
         return out

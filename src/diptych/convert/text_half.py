@@ -36,16 +36,17 @@ _QKV_BIAS = {f"layers.{{i}}.self_attn.{x}_proj.bias": f"blk.{{i}}.attn_{x}.bias"
 
 @dataclass(frozen=True)
 class Architecture:
-    """What is special about one: its GGUF name, pre-tokenizer, tensors, and the rotary base where config.json has none."""
+    """What is special about one. `rope_theta` is the base where config.json has none."""
 
-    name: str
-    pre: str
+    name: str  # GGUF's
+    pre: str  # how text is split before BPE, by llama.cpp's name
     tensors: Mapping[str, str]
     rope_theta: float
+    mrope: bool = False  # positions of several planes, each with its section of the frequencies
 
 
 ARCHITECTURES = {
-    "Qwen2VLForConditionalGeneration": Architecture("qwen2vl", "qwen2", _DENSE | _QKV_BIAS, 1e6),
+    "Qwen2VLForConditionalGeneration": Architecture("qwen2vl", "qwen2", _DENSE | _QKV_BIAS, 1e6, mrope=True),
 }
 
 
@@ -78,6 +79,9 @@ def _metadata(
     name, config = architecture.name, checkpoint.text_config
     if (activation := config.get("hidden_act", "silu")) != "silu":
         raise FileError(f"config.json has the activation {activation!r}, and llama.cpp's {name} knows silu alone")
+    rotary = rope(name, config, architecture.rope_theta)
+    if architecture.mrope and f"{name}.rope.dimension_sections" not in rotary:
+        raise FileError(f"config.json has no mrope_section, and {name} needs one; use the config.json the model came with")
     return {
         **general(checkpoint, name, "model", tensors, file_type),
         f"{name}.block_count": setting(config, "num_hidden_layers", int),
@@ -87,6 +91,6 @@ def _metadata(
         f"{name}.attention.head_count": (n_head := setting(config, "num_attention_heads", int)),
         f"{name}.attention.head_count_kv": setting(config, "num_key_value_heads", int, n_head),
         f"{name}.attention.layer_norm_rms_epsilon": setting(config, "rms_norm_eps", float, 1e-6),
-        **rope(name, config, architecture.rope_theta),
+        **rotary,
         **vocabulary(checkpoint, tensors["token_embd.weight"].shape[0], architecture.pre),
     }

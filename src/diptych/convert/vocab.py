@@ -37,18 +37,29 @@ def vocabulary(checkpoint: Checkpoint, n_vocab: int, pre: str) -> dict[str, Any]
     Raises FileError when no file holds one, when it has more tokens than the table rows, or splits text in another way.
     """
     settings = read_json(checkpoint.folder / "tokenizer_config.json", {})
+    try:
+        return _vocabulary(checkpoint, settings, n_vocab, pre)
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
+        raise FileError(
+            f"{checkpoint.folder}: the tokenizer's files are not as the tokenizers package writes them "
+            f"({type(error).__name__}: {error}); download them again"
+        ) from error
+
+
+def _vocabulary(checkpoint: Checkpoint, settings: Mapping[str, Any], n_vocab: int, pre: str) -> dict[str, Any]:
     vocab = _read(checkpoint.folder)
     _take_added(vocab.added, checkpoint.folder, settings)
     if other := vocab.splits - {SPLITS[pre]}:
         raise FileError(f"{checkpoint.folder / 'tokenizer.json'} splits text with {min(other)!r}, and {pre}'s way is expected")
     tokens, types = _tokens(vocab, n_vocab, checkpoint.folder)
+    ids = {**vocab.ids, **{text: i for i, (text, _) in vocab.added.items()}}
     return {
         "tokenizer.ggml.model": "gpt2",
         "tokenizer.ggml.pre": pre,
         "tokenizer.ggml.tokens": tokens,
         "tokenizer.ggml.token_type": types,
         "tokenizer.ggml.merges": vocab.merges,
-        **_special(checkpoint, settings, {**vocab.ids, **{text: i for i, (text, _) in vocab.added.items()}}, n_vocab),
+        **_special(checkpoint, settings, ids, n_vocab),
         **_affixes(vocab.post, settings),
         **_templates(checkpoint.folder, settings),
     }
@@ -60,18 +71,13 @@ def _read(folder: Path) -> _Vocab:
     whole = read_json(path, {})
     model = whole.get("model") or {}
     pair = folder / "vocab.json", folder / "merges.txt"
-    try:
-        if model.get("type", "BPE") == "BPE" and model.get("vocab") and model.get("merges") is not None:
-            merges = [m if isinstance(m, str) else " ".join(part.replace(" ", "Ġ") for part in m) for m in model["merges"]]
-            added = {int(t["id"]): (str(t["content"]), bool(t.get("special"))) for t in whole.get("added_tokens") or ()}
-            splits = frozenset(_splits(whole.get("pre_tokenizer") or {}))
-            return _Vocab(model["vocab"], merges, added, splits, whole.get("post_processor") or {})
-        if all(p.is_file() for p in pair):
-            return _Vocab(read_json(pair[0]), _merges(pair[1]))
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise FileError(
-            f"{path} is not a tokenizer as the tokenizers package writes it ({error!r}); download it again"
-        ) from error
+    if model.get("type", "BPE") == "BPE" and model.get("vocab") and model.get("merges") is not None:
+        merges = [m if isinstance(m, str) else " ".join(part.replace(" ", "Ġ") for part in m) for m in model["merges"]]
+        added = {int(t["id"]): (str(t["content"]), bool(t.get("special"))) for t in whole.get("added_tokens") or ()}
+        splits = frozenset(_splits(whole.get("pre_tokenizer") or {}))
+        return _Vocab(model["vocab"], merges, added, splits, whole.get("post_processor") or {})
+    if all(p.is_file() for p in pair):
+        return _Vocab(read_json(pair[0]), _merges(pair[1]))
     kind = f"has a {model.get('type')} model" if whole else "is missing"
     raise FileError(f"{path} {kind}, there is no {pair[0].name} with {pair[1].name} beside it, and a byte-level BPE is expected")
 
