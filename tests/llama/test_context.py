@@ -120,14 +120,15 @@ def test_rows_of_one_image_see_each_other_only_when_not_causal(context: Context)
     media, changed = rows(6, seed=1), rows(6, seed=1)
     assert changed.embeddings is not None
     changed.embeddings[5] *= -1
-    ask_first = lambda s: tuple(
-        replace(s, positions=s.positions[:, i : i + 1], embeddings=s.embeddings[i : i + 1]) for i in range(6)
-    )  # noqa: E731
+    media, changed = [
+        tuple(replace(s, positions=s.positions[:, i : i + 1], embeddings=s.embeddings[i : i + 1]) for i in range(6))
+        for s in (media, changed)
+    ]
     out = {}
     for causal in True, False, True:
         for name, segment in {"same": media, "changed": changed}.items():
             context.clear()
-            assert context.decode(Batch(ask_first(segment), causal=causal))
+            assert context.decode(Batch(segment, causal=causal))
             out[causal, name] = context.logits(0)
     np.testing.assert_array_equal(out[True, "same"], out[True, "changed"])
     assert abs(out[False, "same"] - out[False, "changed"]).max() > 1e-3

@@ -1,0 +1,212 @@
+"""Grammars (GBNF) and JSON schemas, bounded and checked before native code sees them.
+
+llama.cpp parses grammars by recursion, looks for left recursion without remembering where it has been, and prints
+what it dislikes to stderr. So a grammar is read here first: an error has a line and a column, and what would crash or
+hang the process is refused. The limits are well below what was measured to break (20,000 nested parentheses and a
+chain of 100,000 rules overflow an 8 MiB stack; 65,000 ways to begin take 13 s).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from diptych.errors import GrammarError
+from diptych.llama import schema
+from diptych.llama.rules import EMPTY, TERMINAL, Rules
+from diptych.types import Sampling
+
+ROOT = "root"
+MAX_BYTES = 200_000
+MAX_DEPTH = 100  # of nested parentheses
+MAX_TIMES = 2000  # of a repetition; llama.cpp drops a larger upper bound without a word (MAX_REPETITION_THRESHOLD)
+MAX_SIZE = 500_000  # elements once repetitions are written out, eight bytes each
+
+_NAME = re.compile(r"[A-Za-z0-9-]+")
+_SPACE, _LINES = re.compile(r"(?:[ \t]|#[^\r\n]*)*"), re.compile(r"(?:[ \t\r\n]|#[^\r\n]*)*")
+_TOKEN = re.compile(r"!?<\[(\d{1,9})\]>|!?(<[^>]*>)")
+_CHARACTER = re.compile(r"""\\(?:x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}|[trn\\"\[\]-])|[^\\]""", re.S)
+_TIMES = re.compile(r"\{[ \t]*(\d+)[ \t]*(?:(,)[ \t]*(\d*)[ \t]*)?\}")
+
+
+def of(sampling: Sampling, is_token: Callable[[str], bool] = lambda _: True) -> str | None:
+    """The GBNF that a request asks for, checked; None where it asks for none.
+
+    `is_token` tells whether a `<name>` in it is one token. Raises GrammarError.
+    """
+    if sampling.grammar is not None and sampling.json_schema is not None:
+        raise GrammarError("both a grammar and a JSON schema were given; give one")
+    gbnf = schema.to_gbnf(sampling.json_schema) if sampling.json_schema is not None else sampling.grammar
+    if gbnf is not None:
+        check(gbnf, is_token)
+    return gbnf
+
+
+def check(gbnf: str, is_token: Callable[[str], bool] = lambda _: True) -> None:
+    """Raise GrammarError, with line and column, for a grammar that llama.cpp cannot take or must not be given."""
+    if (size := len(gbnf.encode("utf-8", "replace"))) > MAX_BYTES:
+        raise GrammarError(f"the grammar has {size} bytes; at most {MAX_BYTES} are taken")
+    if (bad := re.search("[\0\ud800-\udfff]", gbnf)) is not None:
+        raise GrammarError(f"the grammar holds {bad[0]!r} at {_place(gbnf, bad.start())}, which is not text")
+    rules = _Reader(gbnf, is_token).read()
+    rules.check(ROOT, lambda offset: _place(gbnf, offset))
+
+
+class _Reader:
+    """Reads GBNF as llama.cpp does, keeping of each symbol only what the checks need: a rule's number, or TERMINAL."""
+
+    def __init__(self, text: str, is_token: Callable[[str], bool]) -> None:
+        self.text, self.is_token = text, is_token
+        self.at = 0
+        self.rules = Rules()
+
+    def read(self) -> Rules:
+        self._skip(_LINES)
+        while self.at < len(self.text):
+            self._rule()
+        if not self.rules.alternatives:
+            raise GrammarError("the grammar is empty; it needs a rule root ::= …")
+        return self.rules
+
+    def _rule(self) -> None:
+        start = self.at
+        name = self._match(_NAME, "the name of a rule (letters, digits and -)")[0]
+        self._skip(_SPACE)
+        if not self.text.startswith("::=", self.at):
+            raise self._error("expected ::= behind the name of a rule")
+        self.at += 3
+        self._skip(_LINES)
+        number = self.rules.number(name, start)
+        if number in self.rules.alternatives:
+            raise self._error(f"the rule {name} is defined twice", start)
+        self._alternates(number, 0)
+        if self.at < len(self.text) and self.text[self.at] not in "\r\n":
+            raise self._error("expected the end of the line; a rule goes on behind | or inside parentheses")
+        self._skip(_LINES)
+
+    def _alternates(self, number: int, depth: int) -> None:
+        found = [self._sequence(depth)]
+        while self.text.startswith("|", self.at):
+            self.at += 1
+            self._skip(_LINES)
+            found.append(self._sequence(depth))
+        self.rules.alternatives[number] = found
+
+    def _sequence(self, depth: int) -> list[int]:
+        """The symbols of one alternative. `weight` is llama.cpp's count of the rules that a repetition would copy."""
+        out: list[int] = []
+        weight = size = 1
+        while self.at < len(self.text) and (c := self.text[self.at]) not in "|)\r\n":
+            start = self.at
+            if c in "*+?{":
+                weight, size = self._repetition(out, weight, size)
+            else:
+                before, n_rules = self.rules.size, self.rules.symbols
+                self.rules.size += 1
+                out.append(self._symbol(c, depth))
+                weight, size = max(1, self.rules.symbols - n_rules) if c == "(" else 1, self.rules.size - before
+            if self.rules.size > MAX_SIZE:
+                raise self._error(f"the grammar has over {MAX_SIZE} elements once repetitions are written out", start)
+            self._skip(_LINES if depth else _SPACE)
+        return out
+
+    def _symbol(self, c: str, depth: int) -> int:
+        if c == '"':
+            return self._characters('"', "text in quotes")
+        if c == "[":
+            self.at += self.text.startswith("[^", self.at)
+            if self._characters("]", "characters in brackets") == EMPTY:
+                raise self._error("brackets without a character in them", self.at - 2)
+            return TERMINAL
+        if c == ".":
+            self.at += 1
+            return TERMINAL
+        if c == "(":
+            return self._group(depth)
+        if c in "<!":
+            return self._token()
+        start = self.at
+        return self.rules.number(self._match(_NAME, 'a rule, "text", [characters], . or (')[0], start)
+
+    def _characters(self, end: str, what: str) -> int:
+        """Past the closing `end` of a literal or a set; EMPTY where nothing stands in it."""
+        start = self.at
+        self.at += 1
+        n = 0
+        while not self.text.startswith(end, self.at):
+            if self.at >= len(self.text):
+                raise self._error(f"{what} without an end", start)
+            self._match(_CHARACTER, 'a character, or an escape: \\x.. \\u.... \\U........ \\t \\r \\n \\\\ \\" \\[ \\] \\-')
+            n += 1
+        self.at += 1
+        self.rules.size += n
+        return TERMINAL if n else EMPTY
+
+    def _group(self, depth: int) -> int:
+        if depth >= MAX_DEPTH:
+            raise self._error(f"parentheses are nested over {MAX_DEPTH} deep")
+        start = self.at
+        self.at += 1
+        self._skip(_LINES)
+        number = self.rules.made()
+        self._alternates(number, depth + 1)
+        if not self.text.startswith(")", self.at):
+            raise self._error("a ( without its )", start)
+        self.at += 1
+        return number
+
+    def _token(self) -> int:
+        start = self.at
+        match = self._match(_TOKEN, "a token, <[number]> or <name>")
+        if match[2] and not self.is_token(match[2]):
+            raise self._error(f"{match[2]} is not one token of this model", start)
+        return TERMINAL
+
+    def _repetition(self, out: list[int], weight: int, size: int) -> tuple[int, int]:
+        """Put what a repetition makes in the place of the symbol before it."""
+        start = self.at
+        low, high = self._times()
+        if not out or out[-1] == EMPTY:
+            raise self._error("nothing stands before the repetition", start)
+        times = high or low or 1
+        if max(low, high or 0) > MAX_TIMES or weight * times > MAX_TIMES:
+            raise self._error(f"repeated over {MAX_TIMES} times (nested repetitions multiply)", start)
+        copies = low + (1 if high is None else high - low)
+        self.rules.size += copies * (size + 3)
+        out[-1] = self.rules.repeated(out[-1], low, high, start)
+        return weight * times, copies * (size + 3)
+
+    def _times(self) -> tuple[int, int | None]:
+        c = self.text[self.at]
+        if c != "{":
+            self.at += 1
+            return {"*": (0, None), "+": (1, None), "?": (0, 1)}[c]
+        start = self.at
+        match = self._match(_TIMES, "{n}, {n,} or {n,m}")
+        if max(len(match[1]), len(match[3] or "")) > 9:
+            raise self._error(f"repeated over {MAX_TIMES} times", start)
+        low = int(match[1])
+        high = low if match[2] is None else int(match[3]) if match[3] else None
+        if high is not None and high < low:
+            raise self._error(f"repeated at least {low} and at most {high} times", start)
+        return low, high
+
+    def _skip(self, space: re.Pattern[str]) -> None:
+        match = space.match(self.text, self.at)
+        assert match is not None  # it matches nothing at all too
+        self.at = match.end()
+
+    def _match(self, pattern: re.Pattern[str], what: str) -> re.Match[str]:
+        match = pattern.match(self.text, self.at)
+        if match is None:
+            raise self._error(f"expected {what}")
+        self.at = match.end()
+        return match
+
+    def _error(self, what: str, at: int | None = None) -> GrammarError:
+        return GrammarError(f"the grammar at {_place(self.text, self.at if at is None else at)}: {what}")
+
+
+def _place(text: str, offset: int) -> str:
+    line = text.count("\n", 0, offset) + 1
+    return f"line {line}, column {offset - text.rfind(chr(10), 0, offset)}"
