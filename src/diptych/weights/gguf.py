@@ -58,7 +58,7 @@ def open_gguf(path: Path) -> Weights:
     _check_unique(path, n_values, metadata, "metadata keys")
     alignment = metadata.get("general.alignment", _ALIGNMENT)
     if not isinstance(alignment, int) or alignment < 8 or alignment & (alignment - 1):
-        raise FileError(f"{path} has general.alignment {alignment}, and a power of two is expected; {AGAIN}")
+        raise FileError(f"{path} has general.alignment {alignment!r:.40}, and a power of two is expected; {AGAIN}")
     start = end + -end % alignment
     tensors = {i.name: _placed(path, i, start, size, alignment) for i in infos}
     _check_unique(path, n_tensors, tensors, "tensors")
@@ -146,7 +146,7 @@ class _Header:
 
     def numbers(self, key: str, kind: int, n: int) -> NDArray[Any]:
         if kind not in _SCALARS:
-            raise FileError(f"{self.path}: {key} has the unknown type {kind}; {AGAIN}")
+            raise FileError(f"{self.path}: {key!r:.80} has the unknown type {kind}; {AGAIN}")
         dtype = _SCALARS[kind]
         data = self.take(n * dtype.itemsize)
         if dtype == np.bool_:  # a byte other than 0 and 1 would be no NumPy bool
@@ -170,7 +170,7 @@ class _Header:
     def tensor(self) -> _Info:
         name, n_dims = self.string(), self.u32()
         if n_dims > 4:
-            raise FileError(f"{self.path}: tensor {name!r} has {n_dims} axes, and GGUF has 4 at most; {AGAIN}")
+            raise FileError(f"{self.path}: tensor {name!r:.80} has {n_dims} axes, and GGUF has 4 at most; {AGAIN}")
         shape = struct.unpack(f"<{n_dims}Q", self.take(8 * n_dims))[::-1]
         return _Info(name, shape, self.u32(), self.u64())
 
@@ -199,13 +199,13 @@ def _placed(path: Path, info: _Info, start: int, size: int, alignment: int) -> T
     try:
         type = GGMLQuantizationType(info.type)
     except ValueError as error:
-        raise FileError(f"{path}: tensor {info.name!r} has the unknown type {info.type}; update the gguf package") from error
+        raise FileError(f"{path}: tensor {info.name!r:.80} has the unknown type {info.type}; update the gguf package") from error
     block, _ = GGML_QUANT_SIZES[type]
     if info.offset % alignment or (block > 1 and (not info.shape or info.shape[-1] % block)):
-        raise FileError(f"{path}: tensor {info.name!r} of shape {info.shape} at {info.offset} cannot be {type.name}; {AGAIN}")
+        raise FileError(f"{path}: tensor {info.name!r:.80} of shape {info.shape} at {info.offset} cannot be {type.name}; {AGAIN}")
     end = start + info.offset + byte_count(info.shape, type)
     if end > size:
-        raise FileError(f"{path}: tensor {info.name!r} would end at byte {end}, and the file ends at {size}; {AGAIN}")
+        raise FileError(f"{path}: tensor {info.name!r:.80} would end at byte {end}, and the file ends at {size}; {AGAIN}")
     return stored(info.name, info.shape, type, path, start + info.offset)
 
 
@@ -216,7 +216,7 @@ def _packed(weights: Weights, alignment: int) -> bytes:
         try:
             out += _string(key) + _value(value)
         except (OverflowError, TypeError, ValueError) as error:
-            raise FileError(f"{key} is {value!r}, which GGUF has no place for: {error}") from error
+            raise FileError(f"{key} is {value!r:.80}, which GGUF has no place for: {error}") from error
     offset = 0
     for t in weights.tensors.values():
         shape = t.shape or (1,)
@@ -247,12 +247,10 @@ def _value(value: Any) -> bytes:  # noqa: ANN401
 
 def _typed(value: Any, of_int: type[np.generic]) -> NDArray[Any]:  # noqa: ANN401
     """NumPy's types stay; Python's take GGUF's usual ones."""
-    if isinstance(value, np.ndarray | np.generic):
-        array = np.asarray(value)
-    else:
-        array = np.array(value)
-        if array.dtype != np.bool_:
-            array = np.array(value, of_int if array.dtype.kind in "iu" else np.float32)
+    array = np.asarray(value)
+    if not isinstance(value, np.ndarray | np.generic):
+        kinds: dict[str, type[np.generic]] = {"b": np.bool_, "i": of_int, "u": of_int, "f": np.float32}
+        array = np.array(value, kinds.get(array.dtype.kind, np.object_))
     if array.dtype not in _TYPES:
         raise TypeError(f"{array.dtype} is no GGUF type")
     return array

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from gguf import GGMLQuantizationType
 
@@ -59,9 +60,8 @@ def _shard(path: Path) -> Iterator[Tensor]:
             raise FileError(f"{path} is no safetensors file of {size} bytes: its header would have {n}; {AGAIN}")
         try:
             header = json.loads(file.read(n))
-            entries = {k: v for k, v in header.items() if k != "__metadata__"}
-            fields = [(k, str(v["dtype"]), tuple(map(int, v["shape"])), *map(int, v["data_offsets"])) for k, v in entries.items()]
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            fields = [_field(k, v) for k, v in header.items() if k != "__metadata__"]
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise FileError(f"{path}: the header is not that of a safetensors file; {AGAIN}") from error
     for name, dtype, shape, begin, end in fields:
         if dtype not in _SAFETENSORS:
@@ -71,3 +71,8 @@ def _shard(path: Path) -> Iterator[Tensor]:
         if begin < 0 or min(shape, default=0) < 0 or end - begin != tensor.nbytes or 8 + n + end > size:
             raise FileError(f"{path}: tensor {name} does not fit: bytes {begin} to {end} of {size - 8 - n}; {AGAIN}")
         yield tensor
+
+
+def _field(name: str, entry: Mapping[str, Any]) -> tuple[str, str, tuple[int, ...], int, int]:
+    begin, end = entry["data_offsets"]
+    return name, str(entry["dtype"]), tuple(map(int, entry["shape"])), int(begin), int(end)
