@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from prompts import N_EMBD, picture, rows_of, sequence, text
 
 from diptych.engine.scheduler import Step, schedule
 from diptych.engine.sequence import Sequence
 from diptych.types import Chunk, MediaChunk, TextChunk
-from prompts import N_EMBD, picture, rows_of, sequence, text
 
 
 def running(*sequences: Sequence) -> list[Sequence]:
@@ -69,7 +69,8 @@ def test_rows_of_several_pictures_go_in_one_batch() -> None:
 def test_a_picture_longer_than_the_batch_is_cut_with_its_positions() -> None:
     (one,) = running(sequence([text(2), picture("a", 3, 2), text(1)]))
     one.cursor = 2
-    planes, values = [], []
+    planes: list[Any] = []
+    values: list[Any] = []
     for n in (4, 2):
         step = schedule([one], 4)
         assert step is not None

@@ -7,11 +7,11 @@ from dataclasses import replace
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
+from prompts import picture, sequence, text
 
 from diptych.engine.sequence import Sequence
 from diptych.engine.slots import Slots
 from diptych.types import Chunk, MediaChunk
-from prompts import picture, sequence, text
 
 
 class Recorder:
@@ -155,11 +155,15 @@ def test_what_is_to_be_forgotten_is_not_reused() -> None:
     assert slots.reusable(sequence([text(5)])) == 0
 
 
-words = st.one_of(st.builds(text, st.integers(1, 3), st.integers(1, 3)), st.builds(picture, st.sampled_from("ab"), *[st.integers(1, 2)] * 2))
+words = st.one_of(
+    st.builds(text, st.integers(1, 3), st.integers(1, 3)), st.builds(picture, st.sampled_from("ab"), *[st.integers(1, 2)] * 2)
+)
 
 
 @given(st.lists(words, min_size=1, max_size=5), st.lists(words, min_size=1, max_size=5), st.data())
-def test_what_is_reused_is_equal_and_never_a_part_of_a_picture(first: list[Chunk], second: list[Chunk], data: st.DataObject) -> None:
+def test_what_is_reused_is_equal_and_never_a_part_of_a_picture(
+    first: list[Chunk], second: list[Chunk], data: st.DataObject
+) -> None:
     held = data.draw(st.integers(0, sum(c.n_tokens for c in first)))
     n = reused(first, second, held)
     old, new = sequence(first), sequence(second)

@@ -144,8 +144,9 @@ class Encoder:
             for job, _ in tasks if last_try else ():
                 self._fail(job, _explained(job.chunk, error))
             return False
-        self._count(pieces, time.perf_counter() - start)
-        self._keep(tasks, arrays, time.perf_counter() - start)
+        seconds = time.perf_counter() - start
+        self._count(pieces, seconds)
+        self._keep(tasks, arrays, seconds)
         return True
 
     def _keep(self, tasks: Sequence[_Task], arrays: Sequence[Rows], seconds: float) -> None:
