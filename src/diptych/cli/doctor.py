@@ -42,13 +42,12 @@ def command(as_json: show.Json = False) -> None:
         show.print_json(found)
         return
     for title, facts in found.items():
-        if title == "problems":
-            continue
-        show.table(
-            title, ("what", "found"), [(k, ", ".join(map(str, v)) if isinstance(v, list) else v) for k, v in facts.items()]
-        )
+        if title != "problems":
+            show.facts(
+                title, {name: ", ".join(value) if isinstance(value, list) else str(value) for name, value in facts.items()}
+            )
     for problem in found["problems"]:
-        show.out.print(f"[yellow]![/] {problem}")
+        show.out.print(f"[yellow]![/] {problem}", soft_wrap=True)
     if not found["problems"]:
         show.out.print("[green]✓[/] everything Diptych needs is here; try: diptych demo")
 
@@ -105,10 +104,10 @@ def execution_providers() -> tuple[list[str], str | None]:
 def llama_system() -> tuple[dict[str, Any], str | None]:
     """What llama.cpp was built with, or why it cannot be asked."""
     try:
-        from diptych.llama.model import system_info
+        from diptych.llama import system
     except (ImportError, OSError, RuntimeError) as error:
         return {}, f"llama.cpp does not load: {error}; run: pip install --force-reinstall --no-cache-dir llama-cpp-python"
-    return system_info(), None
+    return {"built with": system.features(), "layers on a GPU": "yes" if system.gpu() else "no, built for the CPU"}, None
 
 
 def processor() -> str:

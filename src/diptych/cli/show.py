@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Any
 
@@ -33,6 +33,15 @@ def table(title: str | None, columns: Sequence[str], rows: Sequence[Sequence[obj
         drawn.add_column(name, justify="right" if numbers else "left", overflow="fold")
     for row in rows:
         drawn.add_row(*(f"{cell:.1f}" if isinstance(cell, float) else str(cell) for cell in row))
+    out.print(drawn)
+
+
+def facts(title: str, found: Mapping[str, str]) -> None:
+    """Print facts under a title, their names in a column."""
+    drawn = Table.grid(padding=(0, 2))
+    for name, value in found.items():
+        drawn.add_row(f"  [dim]{name}[/]", value)
+    out.print(f"[bold]{title}[/]")
     out.print(drawn)
 
 
