@@ -55,7 +55,6 @@ class MediaSettings:
 
     min_pixels: int | None = None
     max_pixels: int | None = None
-    parity: Literal["huggingface", "llama.cpp"] = "huggingface"
 
 
 @dataclass(frozen=True)
@@ -153,7 +152,7 @@ class Segment:
 
     @property
     def n_rows(self) -> int:
-        return self.positions.shape[1]
+        return int(self.positions.shape[1])
 
 
 @dataclass(frozen=True, eq=False)

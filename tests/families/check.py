@@ -1,0 +1,169 @@
+"""What every family must hold, checked on a tiny random checkpoint: a family's test gives the checkpoint and a reference.
+
+    check_family(convert.mmproj(convert.read_checkpoint(folder), "f32"), pictures, reference, agreeing=…)
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mtmd import Mtmd
+from numpy.typing import NDArray
+
+from diptych import families
+from diptych.encoder.half import FamilyHalf
+from diptych.families.base import Family, MediaHalf, Rows, projector_type
+from diptych.graph.graph import Graph
+from diptych.options import Options
+from diptych.types import Media, MediaChunk, MediaSettings
+from diptych.weights import Weights, write_gguf
+
+Pixels = NDArray[np.uint8]
+
+PIXELS = 1e-6  # absolute: what the graph is fed against the Hugging Face processor
+TRANSFORMERS = 1e-5  # relative to the largest value: f32 on both sides, sums in another order
+LIBMTMD = 2e-3  # relative to the largest value: f16 tables for GELU and attention there
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What the reference makes of a picture: what its encoder is fed, for each piece, and the rows of the picture."""
+
+    inputs: Sequence[Mapping[str, NDArray[Any]]]
+    rows: Rows
+
+
+Reference = Callable[[Pixels], Expected]
+
+
+def check_family(weights: Weights, pictures: Sequence[Pixels], reference: Reference, *, agreeing: Sequence[Pixels] = ()) -> None:
+    """Every check there is. `agreeing` are pictures that libmtmd prepares as the Hugging Face processor does."""
+    family = families.for_projector(projector_type(weights.metadata) or "")(weights)
+    check_weights(family)
+    half = FamilyHalf(family, Options())
+    chunks = [half.preprocess(media(p), MediaSettings()) for p in pictures]
+    for picture, made in zip(pictures, chunks, strict=True):
+        check_reference(half, made, reference(picture))
+        check_layout(half, made)
+    check_batches(half, [c for made in chunks for c in made])
+    check_positions(half, [c for made in chunks for c in made])
+    check_keys(half, pictures[0])
+    half.close()
+    check_libmtmd(weights, agreeing)
+
+
+def check_weights(family: Family) -> None:
+    """The graph builds, dynamic, and reads every tensor of the file."""
+    graph = Graph(family.weights)
+    family.graph(graph, family.kind)
+    read = {stored.removesuffix(".scale") for stored in graph.stored}
+    assert read == set(family.weights.tensors), "the graph does not read just the tensors of the file"
+
+
+def check_reference(half: MediaHalf, chunks: Sequence[MediaChunk], expected: Expected) -> None:
+    """The graph is fed what the reference is, and gives its rows."""
+    pieces = [p for c in chunks for p in c.pieces]
+    assert len(pieces) == len(expected.inputs)
+    for piece, inputs in zip(pieces, expected.inputs, strict=True):
+        for name, wanted in inputs.items():
+            assert piece.inputs[name].dtype == np.float32
+            assert piece.inputs[name].shape == wanted.shape
+            np.testing.assert_allclose(piece.inputs[name], wanted, rtol=0, atol=PIXELS)
+    rows = np.concatenate([half.join(c, half.encode(c.pieces)) for c in chunks])
+    assert far(rows, expected.rows) < TRANSFORMERS
+
+
+def check_batches(half: MediaHalf, chunks: Sequence[MediaChunk]) -> None:
+    """However the pieces are batched, each gives its own rows, to the bit, and as many as its chunk says."""
+    alone = [half.join(c, [half.encode([p])[0] for p in c.pieces]) for c in chunks]
+    for chunk, rows in zip(chunks, alone, strict=True):
+        assert rows.shape == (chunk.n_tokens, half.n_embd)
+        assert rows.dtype == np.float32
+    for order in (chunks, chunks[::-1]):
+        made = dict(encoded(half, order))
+        for chunk, rows in zip(chunks, alone, strict=True):
+            np.testing.assert_array_equal(half.join(chunk, [made[p.key] for p in chunk.pieces]), rows)
+
+
+def check_layout(half: MediaHalf, chunks: Sequence[MediaChunk]) -> None:
+    """The layout holds exactly the chunks it was given, in order, and nothing but text beside them."""
+    parts = half.layout(chunks, 0)
+    assert [p for p in parts if isinstance(p, MediaChunk)] == list(chunks)
+    assert any(isinstance(p, str) and p for p in parts) or half.layout(chunks, 0) == list(chunks)
+    assert all(names == tuple(sorted(names, key=len, reverse=True)) for names in half.placeholders.values())
+
+
+def check_positions(half: MediaHalf, chunks: Sequence[MediaChunk]) -> None:
+    """One column for each row; a row never stands before its chunk's start, nor at or past what comes next."""
+    start = 3
+    for ordinal, chunk in enumerate(chunks):
+        planes, after = half.positions(chunk, start, ordinal)
+        assert planes.shape == (half.n_pos, chunk.n_tokens)
+        assert planes.dtype == np.int32
+        assert (planes[: min(half.n_pos, 3)] >= start).all()
+        assert planes.max() < after
+        start = after
+
+
+def check_keys(half: MediaHalf, picture: Pixels) -> None:
+    """Ids are stable, and another picture or another size of the same one has others."""
+    again = [half.preprocess(media(picture), MediaSettings()) for _ in range(2)]
+    other = half.preprocess(media(picture[::-1, ::-1]), MediaSettings())
+    for one, two, three in zip(*again, other, strict=True):
+        np.testing.assert_array_equal(one.ids, two.ids)
+        assert one.key == two.key
+        assert three.key != one.key
+        assert len(set(one.ids.tolist())) == one.n_tokens
+        assert (one.ids < 0).all()
+
+
+def check_libmtmd(weights: Weights, pictures: Sequence[Pixels]) -> None:
+    """libmtmd gives the same rows from the same file, written and read again."""
+    if not pictures:
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "mmproj.gguf"
+        write_gguf(file, weights)
+        half = FamilyHalf(families.open_family(file), Options())
+        with Mtmd(file) as other:
+            for picture in pictures:
+                (chunk,) = half.preprocess(media(picture), MediaSettings())
+                rows, grid = other.encode(picture)
+                assert grid == (chunk.grid.w, chunk.grid.h)
+                assert far(half.join(chunk, half.encode(chunk.pieces)), rows) < LIBMTMD
+        half.close()
+
+
+def media(picture: Pixels) -> Media:
+    """A decoded picture as `media.load` makes it."""
+    return Media("image", np.ascontiguousarray(picture), sha256(picture.tobytes() + str(picture.shape).encode()).digest())
+
+
+def encoded(half: MediaHalf, chunks: Sequence[MediaChunk]) -> Iterator[tuple[bytes, Rows]]:
+    """Every piece of the chunks by its key, those of one batch key in one run."""
+    groups: dict[Any, list[Any]] = {}
+    for chunk in chunks:
+        for piece in chunk.pieces:
+            groups.setdefault(half.batch_key(piece), []).append(piece)
+    for pieces in groups.values():
+        for piece, rows in zip(pieces, half.encode(pieces), strict=True):
+            yield piece.key, rows
+
+
+def far(rows: NDArray[Any], wanted: NDArray[Any]) -> float:
+    """The largest difference, relative to the largest value."""
+    assert rows.shape == wanted.shape
+    return float(np.abs(rows - wanted).max() / np.abs(wanted).max())
+
+
+def swapped(weights: Weights, one: str, two: str) -> Weights:
+    """The same weights with two tensors in each other's place: a fault to plant."""
+    tensors = dict(weights.tensors)
+    tensors[one], tensors[two] = replace(tensors[two], name=one), replace(tensors[one], name=two)
+    return Weights(weights.metadata, tensors)

@@ -1,0 +1,251 @@
+"""Qwen2-VL against transformers and libmtmd, on tiny random checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+from check import Expected, Pixels, Reference, check_family, far, media, swapped
+from pictures import gradient, noise
+
+from diptych import convert, families
+from diptych.encoder.half import FamilyHalf
+from diptych.errors import FileError, MediaError
+from diptych.families.qwen2vl import Qwen2VL, fit
+from diptych.options import Options
+from diptych.positions import text
+from diptych.types import MediaSettings
+from diptych.weights import Weights
+
+SHAPES = {
+    "usual": tiny.Qwen2VL(),
+    "three-layers": tiny.Qwen2VL(seed=1, v_depth=3, v_embd=96, v_head=6, hidden=96, n_head=6, n_head_kv=3, sections=(4, 2, 2)),
+    "wide-head": tiny.Qwen2VL(seed=2, v_embd=160, v_head=2, v_mlp_ratio=2, hidden=64),  # 80 a head, as the real one
+    "f16": tiny.Qwen2VL(seed=3, dtype="float16"),
+    "tight-budget": tiny.Qwen2VL(seed=4, min_pixels=28 * 28 * 16, max_pixels=28 * 28 * 30),
+}
+SIZES = [(84, 84), (112, 56), (61, 93), (333, 30), (9, 5), (1, 1), (28, 28 * 60), (1500, 1000), (14, 42), (42, 70), (4000, 20)]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    made: dict[str, Path] = {}
+
+    def make(name: str) -> Path:
+        if name not in made:
+            made[name] = tiny.qwen2vl(tmp_path_factory.mktemp(name), SHAPES[name])
+        return made[name]
+
+    return make
+
+
+def mmproj(folder: Path) -> Weights:
+    return convert.mmproj(convert.read_checkpoint(folder), "f32")
+
+
+def transformers(folder: Path) -> Reference:
+    import torch
+    from transformers import Qwen2VLForConditionalGeneration
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+    visual = Qwen2VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).model.visual.eval()
+    processor = Qwen2VLImageProcessorPil.from_pretrained(folder)
+
+    def run(picture: Pixels) -> Expected:
+        made = processor(images=[picture], return_tensors="pt", input_data_format="channels_last")
+        with torch.no_grad():
+            rows = visual(made["pixel_values"], grid_thw=made["image_grid_thw"]).pooler_output
+        return Expected([{"patches": made["pixel_values"].numpy()}], rows.numpy())
+
+    return run
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("name", SHAPES)
+def test_the_family_holds_what_every_family_must(name: str, checkpoint: Callable[[str], Path]) -> None:
+    folder = checkpoint(name)
+    sizes = SIZES if name == "usual" else SIZES[1:4]
+    pictures = [noise(w, h, seed=i) for i, (w, h) in enumerate(sizes)]
+    low, high = SHAPES[name].min_pixels, SHAPES[name].max_pixels
+    agreeing = [noise(w, h) for w, h in ((84, 84), (112, 168), (56, 140)) if low <= w * h <= high]
+    check_family(mmproj(folder), pictures, transformers(folder), agreeing=agreeing)
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("pair", [("v.blk.0.attn_q.weight", "v.blk.0.attn_k.weight"), ("v.blk.0.ln1.bias", "v.blk.1.ln2.bias")])
+def test_two_weights_in_each_others_place_are_caught(pair: tuple[str, str], checkpoint: Callable[[str], Path]) -> None:
+    folder = checkpoint("usual")
+    with pytest.raises(AssertionError):
+        check_family(swapped(mmproj(folder), *pair), [noise(84, 56)], transformers(folder))
+
+
+@pytest.mark.parity
+def test_rows_and_columns_of_patches_in_each_others_place_are_caught(
+    checkpoint: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = Qwen2VL._angles
+    monkeypatch.setattr(Qwen2VL, "_angles", lambda self, grid: np.roll(right(self, grid), 4, axis=1))
+    folder = checkpoint("usual")
+    with pytest.raises(AssertionError):
+        check_family(mmproj(folder), [noise(84, 56)], transformers(folder))
+
+
+@pytest.mark.parity
+def test_the_two_frames_of_a_patch_meet_their_own_kernels(checkpoint: Callable[[str], Path]) -> None:
+    import torch
+    from transformers import Qwen2VLForConditionalGeneration
+
+    folder = checkpoint("usual")
+    visual = Qwen2VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).model.visual.eval()
+    half = FamilyHalf(Qwen2VL(mmproj(folder)), Options())
+    (chunk,) = half.preprocess(media(noise(84, 56)), MediaSettings())
+    (piece,) = chunk.pieces
+    frames = np.random.default_rng(0).standard_normal(piece.inputs["patches"].shape, np.float32)  # no two frames alike
+    with torch.no_grad():
+        wanted = visual(torch.from_numpy(frames), grid_thw=torch.tensor([piece.grid])).pooler_output.numpy()
+    assert far(half.encode([replace(piece, inputs={"patches": frames})])[0], wanted) < 1e-5
+
+
+@pytest.mark.parity
+def test_positions_are_those_of_transformers(checkpoint: Callable[[str], Path]) -> None:
+    import torch
+    from transformers import Qwen2VLForConditionalGeneration
+
+    folder = checkpoint("usual")
+    model = Qwen2VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).model
+    family = Qwen2VL(mmproj(folder))
+    chunks = [family.preprocess(media(noise(w, h)), MediaSettings())[0] for w, h in ((112, 56), (61, 300), (84, 84))]
+    planes, types, at = [], [], 0
+    for n, chunk in zip((4, 1, 2), chunks, strict=True):  # text, picture, text, picture, text, picture, text
+        for made, at in (text(n, at, 4), family.positions(chunk, at + n)):  # noqa: B007
+            planes.append(made)
+        types += [0] * n + [1] * chunk.n_tokens
+    planes.append(text(5, at, 4)[0])
+    types += [0] * 5
+    grids = torch.tensor([c.pieces[0].grid for c in chunks])
+    wanted, _ = model.get_rope_index(torch.zeros(1, len(types), dtype=torch.long), torch.tensor([types]), image_grid_thw=grids)
+    np.testing.assert_array_equal(np.concatenate(planes, axis=1)[:3], wanted[:, 0])
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize(("low", "high"), [(3136, 1003520), (28 * 28 * 16, 28 * 28 * 30), (1, 784)])
+def test_sizes_are_those_of_transformers(low: int, high: int) -> None:
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
+
+    rng = np.random.default_rng(0)
+    sides = np.exp(rng.uniform(0, np.log(5000), (3000, 2))).round().astype(int).tolist()
+    sides += [[14, 42], [42, 14], [70, 70], [98, 126], [1000, 5], [5, 1000]]  # ties, which round to even; the aspect's limit
+    for width, height in sides:
+        if max(width, height) > 200 * min(width, height):
+            with pytest.raises(MediaError, match=f"{width}×{height}.*200"):
+                fit(width, height, 28, low, high)
+        else:
+            assert fit(width, height, 28, low, high) == smart_resize(height, width, 28, low, high)[::-1]
+
+
+def test_pixel_limits_of_a_request_go_before_those_of_the_file(checkpoint: Callable[[str], Path]) -> None:
+    family = Qwen2VL(mmproj(checkpoint("tight-budget")))
+    picture = media(gradient(600, 400))
+    asked = (MediaSettings(), MediaSettings(max_pixels=10**6), MediaSettings(max_pixels=7000))
+    assert [family.preprocess(picture, settings)[0].used for settings in asked] == [(168, 112), (588, 392), (84, 56)]
+
+
+def test_without_limits_in_the_file_those_of_the_processor_apply(checkpoint: Callable[[str], Path]) -> None:
+    weights = mmproj(checkpoint("tight-budget"))
+    plain = {k: v for k, v in weights.metadata.items() if "_pixels" not in k and "merge" not in k}  # as llama.cpp writes them
+    (chunk,) = Qwen2VL(Weights(plain, weights.tensors)).preprocess(media(gradient(2000, 1000)), MediaSettings())
+    assert chunk.used == (1400, 700)
+    assert (chunk.grid.h, chunk.grid.w, chunk.n_tokens) == (25, 50, 1250)
+
+
+def test_files_of_old_converters_load(checkpoint: Callable[[str], Path]) -> None:
+    """Up and down of the MLP under each other's names, or q, k and v in one tensor, give the same rows."""
+    weights = mmproj(checkpoint("usual"))
+    (chunk,) = Qwen2VL(weights).preprocess(media(noise(84, 56)), MediaSettings())
+    wanted = rows(weights, chunk.pieces)
+    for layer in range(2):
+        for kind in ("weight", "bias"):
+            weights = swapped(weights, f"v.blk.{layer}.ffn_up.{kind}", f"v.blk.{layer}.ffn_down.{kind}")
+    np.testing.assert_array_equal(rows(weights, chunk.pieces), wanted)
+    assert far(rows(fused(weights), chunk.pieces), wanted) < 1e-5
+
+
+def fused(weights: Weights) -> Weights:
+    tensors = dict(weights.tensors)
+    for layer in range(2):
+        for kind in ("weight", "bias"):
+            parts = [tensors.pop(f"v.blk.{layer}.attn_{n}.{kind}") for n in "qkv"]
+            whole = np.concatenate([p.read() for p in parts])
+            name = f"v.blk.{layer}.attn_qkv.{kind}"
+            tensors[name] = replace(parts[0], name=name, shape=whole.shape, read=lambda whole=whole: whole, place=None)
+    return Weights(weights.metadata, tensors)
+
+
+def rows(weights: Weights, pieces: object) -> np.ndarray:
+    return FamilyHalf(Qwen2VL(weights), Options()).encode(pieces)[0]
+
+
+FLAT = {  # config.json as Qwen2-VL was published
+    "architectures": ["Qwen2VLForConditionalGeneration"], "hidden_size": 1536, "model_type": "qwen2_vl", "rms_norm_eps": 1e-05,
+    "vision_config": {
+        "depth": 32, "embed_dim": 1280, "mlp_ratio": 4, "num_heads": 16, "in_chans": 3, "hidden_size": 1536, "patch_size": 14,
+        "spatial_merge_size": 2, "spatial_patch_size": 14, "temporal_patch_size": 2,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_metadata_is_read_from_both_styles_of_config(nested: bool) -> None:
+    flat = {k: v for k, v in FLAT.items() if k not in ("hidden_size", "rms_norm_eps")}
+    config = {**flat, "text_config": {"hidden_size": 1536, "rms_norm_eps": 1e-5}} if nested else FLAT
+    made = Qwen2VL.metadata(config, {"min_pixels": 3136, "max_pixels": 12845056})
+    wanted = {
+        "projector_type": "qwen2vl_merger", "vision.projection_dim": 1536, "vision.embedding_length": 1280,
+        "vision.feed_forward_length": 5120, "vision.block_count": 32, "vision.attention.head_count": 16,
+        "vision.patch_size": 14, "vision.image_min_pixels": 3136, "vision.image_max_pixels": 12845056,
+        "vision.attention.layer_norm_epsilon": 1e-6,
+    }  # fmt: skip
+    assert {k: made[f"clip.{k}"] for k in wanted} == wanted
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize(
+    "processor",
+    [
+        {"min_pixels": 4000, "max_pixels": 90000},
+        {"size": {"shortest_edge": 4000, "longest_edge": 90000}},
+        {"size": {"shortest_edge": 4000, "longest_edge": 90000}, "max_pixels": 50000},
+        {},
+    ],
+)
+def test_pixel_limits_are_read_as_transformers_reads_them(processor: dict) -> None:
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+    size = Qwen2VLImageProcessorPil(**processor).size
+    made = Qwen2VL.metadata(FLAT, processor)
+    assert made["clip.vision.image_min_pixels"] == size["shortest_edge"]
+    assert made["clip.vision.image_max_pixels"] == size["longest_edge"]
+
+
+@pytest.mark.parametrize(("name", "value"), [("hidden_act", "gelu"), ("temporal_patch_size", 1), ("in_chans", 1)])
+def test_a_tower_of_another_make_is_refused(name: str, value: object) -> None:
+    config = {**FLAT, "vision_config": {**FLAT["vision_config"], name: value}}
+    with pytest.raises(FileError, match=f"{name} {value!r}"):
+        Qwen2VL.metadata(config, {})
+
+
+def test_a_missing_tensor_is_named(checkpoint: Callable[[str], Path]) -> None:
+    weights = mmproj(checkpoint("usual"))
+    tensors = {k: v for k, v in weights.tensors.items() if k != "v.blk.1.ln2.weight"}
+    with pytest.raises(FileError, match=r"v\.blk\.1\.ln2\.weight"):
+        FamilyHalf(Qwen2VL(Weights(weights.metadata, tensors)), Options())
+
+
+def test_the_layout_puts_a_picture_between_its_tokens(checkpoint: Callable[[str], Path]) -> None:
+    family = families.for_architecture("Qwen2VLForConditionalGeneration")(mmproj(checkpoint("usual")))
+    chunks = family.preprocess(media(gradient(56, 56)), MediaSettings())
+    assert family.layout(chunks, 0) == ["<|vision_start|>", *chunks, "<|vision_end|>"]

@@ -1,0 +1,90 @@
+"""Layers against NumPy, in the dynamic graph's ops and in the portable ones of static graphs."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+from test_graph import run, tensor, weights
+
+from diptych.graph import nn
+from diptych.graph.graph import Graph
+
+N, N_HEAD, D = 2300, 3, 16  # more rows than two blocks of queries
+RNG = np.random.default_rng(0)
+Q, K, V = RNG.standard_normal((3, N, N_HEAD * D), np.float32)
+ANGLES = RNG.standard_normal((N, D // 2), np.float32)
+
+
+def graph(static: bool, bounds: NDArray[np.int64]) -> tuple[Graph, dict[str, NDArray[Any]]]:
+    feed: dict[str, NDArray[Any]] = {"q": Q, "k": K, "v": V, "cos": np.cos(ANGLES), "sin": np.sin(ANGLES), "bounds": bounds}
+    if not static:
+        return Graph(weights()), feed
+    fixed = {n: a if n in ("cos", "sin", "bounds") else a.shape for n, a in feed.items()}
+    return Graph(weights(), fixed), {n: feed[n] for n in "qkv"}
+
+
+def attended(q: NDArray[Any], k: NDArray[Any], v: NDArray[Any]) -> NDArray[Any]:
+    q, k, v = (x.astype(np.float64).reshape(len(x), N_HEAD, D).transpose(1, 0, 2) for x in (q, k, v))
+    scores = q @ k.transpose(0, 2, 1) / math.sqrt(D)
+    scores = np.exp(scores - scores.max(-1, keepdims=True))
+    return (scores / scores.sum(-1, keepdims=True) @ v).transpose(1, 0, 2).reshape(-1, N_HEAD * D)
+
+
+@pytest.mark.parametrize("static", [False, True])
+@pytest.mark.parametrize("bounds", [[0, N], [0, 4, 1304, N], [0, 1, N]])
+def test_attention_keeps_within_its_segments(static: bool, bounds: list[int]) -> None:
+    g, feed = graph(static, np.array(bounds))
+    q, k, v = (g.input(n, ("n", N_HEAD * D)) for n in "qkv")
+    out = nn.attention(g, q, k, v, g.input("bounds", ("m",), np.int64), N_HEAD, D**-0.5)
+    g.output("y", out, ("n", N_HEAD * D))
+    wanted = np.concatenate([attended(Q[a:b], K[a:b], V[a:b]) for a, b in zip(bounds, bounds[1:], strict=False)])
+    np.testing.assert_allclose(run(g, **feed if static else {n: feed[n] for n in ("q", "k", "v", "bounds")}), wanted, atol=2e-6)
+
+
+@pytest.mark.parametrize("static", [False, True])
+def test_rotation_turns_each_pair_by_its_angle(static: bool) -> None:
+    g, feed = graph(static, np.array([0, N]))
+    x, cos, sin = g.input("q", ("n", N_HEAD * D)), g.input("cos", ("n", D // 2)), g.input("sin", ("n", D // 2))
+    g.output("y", nn.rotate(g, x, N_HEAD, cos, sin), ("n", N_HEAD * D))
+    heads = Q.reshape(N, N_HEAD, 2, D // 2)
+    turned = (heads[:, :, 0] + 1j * heads[:, :, 1]) * np.exp(1j * ANGLES)[:, None]
+    wanted = np.stack([turned.real, turned.imag], axis=2).reshape(N, N_HEAD * D)
+    np.testing.assert_allclose(run(g, **{n: a for n, a in feed.items() if n in ("q", "cos", "sin")}), wanted, atol=2e-6)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_linear_layer_adds_its_bias_where_there_is_one(bias: bool) -> None:
+    w, b = RNG.standard_normal((7, 48), np.float32), RNG.standard_normal(7, np.float32)
+    g = Graph(weights(tensor("mm.weight", w), *([tensor("mm.bias", b)] if bias else [])))
+    g.output("y", nn.linear(g, g.input("q", ("n", 48)), "mm"), ("n", 7))
+    np.testing.assert_allclose(run(g, q=Q), Q @ w.T + b * bias, rtol=1e-5, atol=1e-5)
+
+
+def test_activations_and_norm_are_those_of_the_books() -> None:
+    x = np.linspace(-6, 6, 96, dtype=np.float32).reshape(2, 48)
+    scale, shift = RNG.standard_normal((2, 48), np.float32)
+    stored = weights(tensor("ln.weight", scale), tensor("ln.bias", shift))
+    erf = np.vectorize(math.erf)
+    cases = [
+        (lambda g, v: nn.gelu(g, v), x * (1 + erf(x / math.sqrt(2))) / 2),
+        (lambda g, v: nn.quick_gelu(g, v), x / (1 + np.exp(-1.702 * x))),
+        (lambda g, v: nn.layer_norm(g, v, "ln", 1e-3), (x - x.mean(1, keepdims=True)) / np.sqrt(x.var(1, keepdims=True) + 1e-3) * scale + shift),
+    ]  # fmt: skip
+    for layer, wanted in cases:
+        g = Graph(stored)
+        g.output("y", layer(g, g.input("x", ("n", 48))), ("n", 48))
+        np.testing.assert_allclose(run(g, x=x), wanted, atol=2e-6)
+
+
+def test_a_static_graph_has_onnx_ops_alone() -> None:
+    g, _ = graph(True, np.array([0, N]))
+    q = nn.rotate(g, g.input("q", (N, N_HEAD * D)), N_HEAD, g.input("cos", ()), g.input("sin", ()))
+    g.output("y", nn.attention(g, q, q, q, g.input("bounds", ()), N_HEAD, 1.0), (N, N_HEAD * D))
+    model = onnx.load_from_string(g.serialize({}))
+    assert {n.domain for n in model.graph.node} == {""}
+    onnx.checker.check_model(model, full_check=True)
