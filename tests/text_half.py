@@ -19,6 +19,7 @@ from diptych.llama.model import Context, TextModel
 from diptych.options import Options
 from diptych.types import Batch, Grid, MediaChunk, Segment
 
+N_VOCAB = 284  # of the tiny checkpoints: 274 tokens and ten spare rows
 EXACT = Options(cache_type_k="f32", cache_type_v="f32", flash_attn="off", n_ctx=1024, threads=1)
 
 
@@ -132,7 +133,9 @@ class Maker:
             torch.set_num_threads(1)
             folder = tiny.qwen2vl(self._folders.mktemp("tiny"), shape)
             model = Qwen2VLForConditionalGeneration.from_pretrained(folder, dtype="float32").eval()
-            self._made[shape] = Pair(TextModel.load(write_text(folder, model), EXACT), model, shape)
+            self._made[shape] = Pair(
+                TextModel.load(write_text(folder / "text.gguf", shape, of_torch(model)), EXACT), model, shape
+            )
         return self._made[shape]
 
     def close(self) -> None:
@@ -141,28 +144,60 @@ class Maker:
             pair.text.close()
 
 
-def write_text(folder: Path, model: Any) -> Path:
-    """A text GGUF in f32 straight from the PyTorch model, by names that the gguf package knows."""
-    c, path = model.config.text_config, folder / "text.gguf"
-    writer = gguf.GGUFWriter(path, "qwen2vl")
-    writer.add_context_length(c.max_position_embeddings)
-    writer.add_embedding_length(c.hidden_size)
-    writer.add_block_count(c.num_hidden_layers)
-    writer.add_feed_forward_length(c.intermediate_size)
-    writer.add_head_count(c.num_attention_heads)
-    writer.add_head_count_kv(c.num_key_value_heads)
-    writer.add_layer_norm_rms_eps(c.rms_norm_eps)
-    writer.add_rope_freq_base(c.rope_parameters["rope_theta"])
-    writer.add_rope_dimension_sections([*c.rope_parameters["mrope_section"], 0])
-    _add_tokenizer(writer, folder, c.vocab_size)
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.QWEN2VL, c.num_hidden_layers)
+def of_torch(model: Any) -> dict[str, NDArray[np.float32]]:
+    """The text half of a PyTorch model by GGUF names, as the gguf package knows them."""
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.QWEN3VL, 8)  # Qwen2-VL's names, and two norms more
+    out = {}
     for name, tensor in model.state_dict().items():
         if "visual" in name or (name == "lm_head.weight" and model.config.tie_word_embeddings):
             continue
-        plain = name.replace("model.language_model.", "model.")
+        plain = name if name == "lm_head.weight" else "model." + name.removeprefix("model.language_model.")
         new = names.get_name(plain, try_suffixes=(".weight", ".bias"))
         assert new, name
-        writer.add_tensor(new, tensor.numpy().astype(np.float32))
+        out[new] = tensor.numpy().astype(np.float32)
+    return out
+
+
+def random(shape: tiny.Qwen2VL) -> dict[str, NDArray[np.float32]]:
+    """Random weights of a shape by GGUF names, made without PyTorch."""
+    rng, d, kv = np.random.default_rng(shape.seed), shape.hidden, shape.hidden * shape.n_head_kv // shape.n_head
+    shapes: dict[str, tuple[int, ...]] = {
+        "token_embd.weight": (N_VOCAB, d),
+        "output.weight": (N_VOCAB, d),
+        "output_norm.weight": (d,),
+    }
+    for i in range(shape.n_layer):
+        layer: dict[str, tuple[int, ...]] = {"attn_norm.weight": (d,), "ffn_norm.weight": (d,), "attn_output.weight": (d, d)}
+        layer |= {"ffn_gate.weight": (shape.n_ff, d), "ffn_up.weight": (shape.n_ff, d), "ffn_down.weight": (d, shape.n_ff)}
+        for name, n in {"attn_q": d, "attn_k": kv, "attn_v": kv}.items():
+            layer |= {f"{name}.weight": (n, d), f"{name}.bias": (n,)}
+        shapes |= {f"blk.{i}.{name}": s for name, s in layer.items()}
+    return {n: (rng.standard_normal(s) * 0.06 + ("norm" in n)).astype(np.float32) for n, s in shapes.items()}
+
+
+def write_text(
+    path: Path,
+    shape: tiny.Qwen2VL,
+    tensors: dict[str, NDArray[np.float32]],
+    architecture: str = "qwen2vl",
+    suppressed: Sequence[int] = (),
+) -> Path:
+    """A text GGUF in f32, with the tiny tokenizer."""
+    writer = gguf.GGUFWriter(path, architecture)
+    writer.add_context_length(8192)
+    writer.add_embedding_length(shape.hidden)
+    writer.add_block_count(shape.n_layer)
+    writer.add_feed_forward_length(shape.n_ff)
+    writer.add_head_count(shape.n_head)
+    writer.add_head_count_kv(shape.n_head_kv)
+    writer.add_layer_norm_rms_eps(shape.eps)
+    writer.add_rope_freq_base(shape.rope_theta)
+    writer.add_rope_dimension_sections([*shape.sections, 0])
+    _add_tokenizer(writer)
+    if suppressed:
+        writer.add_array("tokenizer.ggml.suppress_tokens", suppressed)
+    for name, array in tensors.items():
+        writer.add_tensor(name, array)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -170,17 +205,17 @@ def write_text(folder: Path, model: Any) -> Path:
     return path
 
 
-def _add_tokenizer(writer: gguf.GGUFWriter, folder: Path, n_vocab: int) -> None:
-    data = json.loads((folder / "tokenizer.json").read_text())
+def _add_tokenizer(writer: gguf.GGUFWriter) -> None:
+    data = json.loads(tiny.tokenizer().to_str())
     tokens = {i: t for t, i in data["model"]["vocab"].items()}
     special = {t["id"]: t["content"] for t in data["added_tokens"]}
-    texts = [special.get(i, tokens.get(i, f"[PAD{i}]")) for i in range(n_vocab)]
+    texts = [special.get(i, tokens.get(i, f"[PAD{i}]")) for i in range(N_VOCAB)]
     kinds = gguf.TokenType
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("qwen2")
     writer.add_token_list(texts)
     writer.add_token_types(
-        [kinds.CONTROL if i in special else kinds.NORMAL if i in tokens else kinds.UNUSED for i in range(n_vocab)]
+        [kinds.CONTROL if i in special else kinds.NORMAL if i in tokens else kinds.UNUSED for i in range(N_VOCAB)]
     )
     writer.add_token_merges([m if isinstance(m, str) else " ".join(m) for m in data["model"]["merges"]])
     writer.add_eos_token_id(texts.index("<|im_end|>"))

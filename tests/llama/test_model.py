@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import gguf
@@ -15,7 +14,6 @@ import tiny
 from diptych.errors import EngineError, FileError, InputError, UnknownModel
 from diptych.llama.model import Context, TextModel
 from diptych.options import Options
-from text_half import Pair
 
 
 def test_a_model_says_what_its_file_holds(text: TextModel) -> None:
@@ -130,7 +128,7 @@ def test_every_bad_file_is_refused_in_one_line_that_names_it(
     assert capfd.readouterr() == ("", ""), "llama.cpp's log goes to the logger"
 
 
-def test_mmap_and_mlock_are_passed_on(text: TextModel, pair: Callable[..., Pair]) -> None:
+def test_mmap_and_mlock_are_passed_on(text: TextModel) -> None:
     for options in Options(mmap=False), Options(mmap=True, mlock=True):
         with TextModel.load(text.path, options) as model:
             assert model.n_vocab == text.n_vocab

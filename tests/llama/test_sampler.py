@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from pathlib import Path
 
 import jsonschema
 import numpy as np
 import pytest
 
+import tiny
 from diptych.errors import EngineError, FileError, GrammarError, InputError
 from diptych.llama.model import Context, TextModel
 from diptych.llama.sampler import Sampler, default_sampling
 from diptych.types import Batch, Sampling, Segment
-from text_half import EXACT, Pair
+from text_half import EXACT, random, write_text
 
 GREEDY = Sampling(temperature=0)
 
@@ -131,6 +134,13 @@ def test_a_grammar_that_no_token_continues_is_an_error_not_a_crash(text: TextMod
             sampler.sample(logits, 1)
 
 
+def test_tokens_that_the_file_suppresses_are_never_chosen(text: TextModel, logits: Context, tmp_path: Path) -> None:
+    best = np.argsort(logits.logits(1))[::-1][:3].tolist()
+    path = write_text(tmp_path / "text.gguf", shape := tiny.Qwen2VL(), random(shape), suppressed=best[:2])
+    with TextModel.load(path) as model, Sampler(model, GREEDY) as sampler:
+        assert sampler.sample(logits, 1) == best[2]
+
+
 def test_logits_that_are_not_numbers_are_an_error(text: TextModel, logits: Context, monkeypatch: pytest.MonkeyPatch) -> None:
     spoiled = logits.logits(0)
     spoiled[5] = np.nan
@@ -139,10 +149,7 @@ def test_logits_that_are_not_numbers_are_an_error(text: TextModel, logits: Conte
         sampler.sample(logits, 0)
 
 
-def test_a_schema_makes_a_random_model_answer_in_json(pair: Callable[..., Pair]) -> None:
-    import json
-
-    text = pair().text
+def test_a_schema_makes_a_random_model_answer_in_json(text: TextModel) -> None:
     wanted = {
         "type": "object",
         "properties": {"n": {"type": "integer"}, "s": {"type": "string", "maxLength": 5}},

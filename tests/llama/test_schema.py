@@ -76,7 +76,10 @@ CASES: list[tuple[Any, list[str], list[str]]] = [
         ['{,"a": 1}', '{"a": 1,}', '{"a": 1, "a": 2}'],
     ),
     (
-        {"type": "object", "properties": {"ab": {"type": "integer"}, "ac": {}, "": {"type": "null"}}, "additionalProperties": {"type": "boolean"}},
+        {
+            "properties": {"ab": {"type": "integer"}, "ac": {}, "": {"type": "null"}},
+            "additionalProperties": {"type": "boolean"},
+        },
         ["{}", '{"ab": 1}', '{"x": true}', '{"ab": 1, "a": true, "abc": false}', '{"b": true}'],
         ['{"ab": true}', '{"x": 1}', '{"": true}', r'{"\u0061b": true}', '{"x": true, "ab": 1}'],
     ),

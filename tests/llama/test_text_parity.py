@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from diptych.llama.model import Context
+import tiny
+from diptych.llama.model import Context, TextModel
 from diptych.options import Options
 from diptych.types import Batch, Segment
-from text_half import EXACT, Pair, Part, batches, decode
+from text_half import EXACT, N_VOCAB, Pair, Part, batches, decode, of_torch, write_text
 
 pytestmark = pytest.mark.parity
 TOLERANCE = 2e-5  # on logits, absolute; they spread over about ±2
@@ -145,7 +147,7 @@ def replaced(segment: Segment, positions: np.ndarray) -> Segment:
 
 
 def test_the_epsilon_of_the_norm_is_ignored_by_llama_cpp(pair: Callable[..., Pair]) -> None:
-    """A known fault of its `qwen2vl`: harmless at the usual 1e-6, plain to see at 1e-1. Should it be mended, tell so."""
+    """A known fault of its `qwen2vl`: harmless at the usual 1e-6, plain to see at 1e-1."""
     both = pair(eps=1e-1)
     parts: list[Part] = [both.tokens(12)]
     with context_of(both) as context:
@@ -154,6 +156,38 @@ def test_the_epsilon_of_the_norm_is_ignored_by_llama_cpp(pair: Callable[..., Pai
     for norm in (m for m in both.torch.modules() if hasattr(m, "variance_epsilon")):
         norm.variance_epsilon = 0.0
     np.testing.assert_allclose(ours, both.reference(parts), rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize(("sections", "agrees"), [((6, 5, 5), True), ((4, 6, 6), False)])
+def test_interleaved_sections_leave_frequencies_unrotated_in_llama_cpp(
+    tmp_path: Path, sections: tuple[int, int, int], agrees: bool
+) -> None:
+    """A known fault: where the first section is the shortest, the last of its frequencies take the fourth plane, which is 0."""
+    import torch
+    from transformers.models.qwen3_vl import Qwen3VLTextConfig, Qwen3VLTextModel
+
+    shape = tiny.Qwen2VL(sections=sections, eps=1e-6)
+    rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": list(sections), "mrope_interleaved": True}
+    config = Qwen3VLTextConfig(
+        vocab_size=N_VOCAB, hidden_size=shape.hidden, intermediate_size=shape.n_ff, num_hidden_layers=shape.n_layer, head_dim=32,
+        num_attention_heads=shape.n_head, num_key_value_heads=shape.n_head_kv, rope_parameters=rope, rms_norm_eps=shape.eps,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = Qwen3VLTextModel(config).eval()
+    for parameter in model.parameters():
+        parameter.data *= 3 if parameter.ndim > 1 else 1
+    planes = np.random.default_rng(0).integers(0, 30, (4, 12)).astype(np.int32)
+    planes[0], planes[3] = np.arange(12), 0  # causal in the plane that counts
+    rows = np.random.default_rng(1).standard_normal((12, shape.hidden)).astype(np.float32)
+    with torch.no_grad():
+        positions = torch.from_numpy(planes[[0, 0, 1, 2]].astype(np.int64))[:, None]
+        hidden = model(inputs_embeds=torch.from_numpy(rows)[None], position_ids=positions).last_hidden_state[0]
+        expected = (hidden @ model.embed_tokens.weight.T).numpy()
+    path = write_text(tmp_path / "text.gguf", shape, of_torch(model), "qwen3vl")
+    with TextModel.load(path, EXACT) as text, Context(text, EXACT, n_outputs=16) as context:
+        ones = [Segment(0, planes[:, [i]], embeddings=rows[[i]], wants_logits=True) for i in range(12)]
+        error = abs(decode(context, ones) - expected).max()
+    assert error < 2e-6 if agrees else error > 1e-4
 
 
 def test_default_options_stay_close_to_transformers(pair: Callable[..., Pair]) -> None:

@@ -126,11 +126,13 @@ def _chain(model: TextModel, sampling: Sampling, seed: int) -> Pointer:
     """llama.cpp's samplers in its default order; greedy at temperature 0, where what cuts candidates changes nothing."""
     params = lib.llama_sampler_chain_default_params()
     chain = lib.llama_sampler_chain_init(params)
+    biases = _suppressed(model)
     last_n = model.n_ctx_train if sampling.repeat_last_n == -1 else sampling.repeat_last_n
     samplers = [
+        lib.llama_sampler_init_logit_bias(model.n_vocab, len(biases), biases),
         lib.llama_sampler_init_penalties(
             model.n_vocab, last_n, sampling.repeat_penalty, sampling.frequency_penalty, sampling.presence_penalty
-        )
+        ),
     ]
     if sampling.temperature <= 0:
         samplers.append(lib.llama_sampler_init_greedy())
@@ -145,6 +147,13 @@ def _chain(model: TextModel, sampling: Sampling, seed: int) -> Pointer:
     for sampler in samplers:
         lib.llama_sampler_chain_add(chain, sampler)
     return chain
+
+
+def _suppressed(model: TextModel) -> Any:  # noqa: ANN401 - a ctypes array
+    """The tokens that the file says must never be chosen, each with a bias of -∞."""
+    n = ctypes.c_int32()
+    tokens = lib.llama_vocab_get_suppress_tokens(model.vocab, ctypes.byref(n))
+    return (lib.llama_logit_bias * n.value)(*((tokens[i], -math.inf) for i in range(n.value)))
 
 
 def _grammar(model: TextModel, gbnf: str) -> Pointer:
