@@ -28,7 +28,7 @@ HOMES = {
     "gguf": ("weights/", "convert/"),
     "safetensors": ("weights/", "convert/"),
     "PIL": ("media/",),
-    "jinja2": ("prompt.py",),
+    "jinja2": ("prompt/",),
     "typer": ("cli/",),
     "rich": ("cli/",),
     "torch": (),
