@@ -52,7 +52,7 @@ def test_tensors_come_as_they_were_stored(tmp_path: Path, arrays: dict[str, np.n
 def test_a_missing_shard_is_named(tmp_path: Path, arrays: dict[str, np.ndarray]) -> None:
     _sharded(tmp_path, arrays)
     (tmp_path / "model-00002-of-00002.safetensors").unlink()
-    with pytest.raises(FileError, match="lacks 1 of its 2 shards: model-00002-of-00002.safetensors"):
+    with pytest.raises(FileError, match=r"lacks 1 of its 2 shards: model-00002-of-00002.safetensors"):
         open_safetensors(tmp_path)
 
 
@@ -62,7 +62,7 @@ def test_a_truncated_shard_is_named(tmp_path: Path, arrays: dict[str, np.ndarray
     data = shard.read_bytes()
     for end in (0, 4, 8, 60, len(data) - 1):
         shard.write_bytes(data[:end])
-        with pytest.raises(FileError, match="model-00001-of-00002.safetensors"):
+        with pytest.raises(FileError, match=r"model-00001-of-00002.safetensors"):
             open_safetensors(tmp_path)
 
 
@@ -84,7 +84,7 @@ def test_a_bad_index_is_refused(tmp_path: Path, index: str) -> None:
 
 
 def test_a_folder_without_safetensors_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(FileError, match="neither model.safetensors"):
+    with pytest.raises(FileError, match=r"neither model.safetensors"):
         open_safetensors(tmp_path)
 
 
@@ -115,7 +115,7 @@ GOOD = {"dtype": "F32", "shape": [4, 4], "data_offsets": [0, 64]}
 )
 def test_a_bad_entry_is_refused(tmp_path: Path, entry: Any, message: str) -> None:
     _with_header(tmp_path / "model.safetensors", {"t": entry})
-    with pytest.raises(FileError, match="model.safetensors") as caught:
+    with pytest.raises(FileError, match=r"model.safetensors") as caught:
         open_safetensors(tmp_path)
     assert message in str(caught.value)
 
