@@ -105,12 +105,17 @@ class Encoder:
         self._fail_all(end)
 
     def _step(self, tasks: Sequence[_Task]) -> None:
-        """Run pieces together, and one by one where that fails, so that a bad one does not take its neighbours along."""
-        if len(tasks) > 1 and self._run(tasks, last_try=False):
-            return
-        for task in tasks:
-            if self._work.get(task[0].chunk.key) is task[0]:  # else it failed with an earlier piece
-                self._run([task], last_try=True)
+        """Run pieces together; where that fails one by one, so that a bad one does not take its neighbours along."""
+        tasks = [task for task in tasks if self._work.get(task[0].chunk.key) is task[0]]  # not failed with an earlier piece
+        try:
+            if tasks:
+                self._run(tasks)
+        except Exception as error:
+            log.warning("a run of %d pieces failed: %s", len(tasks), error)
+            if len(tasks) == 1:
+                return self._fail(tasks[0][0], error)
+            for task in tasks:
+                self._step([task])
 
     def _next(self) -> list[_Task]:
         """The oldest piece that waits and those that can go with it, up to the patch budget; none once closed."""
@@ -132,29 +137,15 @@ class Encoder:
                 room -= n
         return out
 
-    def _run(self, tasks: Sequence[_Task], last_try: bool) -> bool:
-        """Encode pieces together; False when that failed, which on the last try fails their chunks."""
+    def _run(self, tasks: Sequence[_Task]) -> None:
+        """Encode pieces together, and hand out the chunks that are now complete."""
         pieces, start = [_piece(task) for task in tasks], time.perf_counter()
-        try:
-            arrays = self._half.encode(pieces)
-            if len(arrays) != len(pieces):
-                raise EngineError(f"the media half gave {len(arrays)} arrays for {len(pieces)} pieces")
-        except Exception as error:
-            log.warning("a run of %d pieces failed: %s", len(pieces), error)
-            for job, _ in tasks if last_try else ():
-                self._fail(job, _explained(job.chunk, error))
-            return False
-        seconds = time.perf_counter() - start
-        self._count(pieces, seconds)
-        self._keep(tasks, arrays, seconds)
-        return True
-
-    def _keep(self, tasks: Sequence[_Task], arrays: Sequence[Rows], seconds: float) -> None:
-        """Store what a run gave, and hand out the chunks that are now complete."""
-        total = sum(n_patches(_piece(task)) for task in tasks)
-        for (job, i), array in zip(tasks, arrays, strict=True):
+        arrays = self._half.encode(pieces)
+        seconds, total = time.perf_counter() - start, sum(map(n_patches, pieces))
+        self._count(len(pieces), total, seconds)
+        for (job, i), piece, array in zip(tasks, pieces, arrays, strict=True):
             job.arrays[i] = array
-            job.seconds += seconds * n_patches(job.chunk.pieces[i]) / max(total, 1)
+            job.seconds += seconds * n_patches(piece) / max(total, 1)
         for job in dict.fromkeys(job for job, _ in tasks):
             if not job.missing:
                 self._deliver(job)
@@ -164,12 +155,15 @@ class Encoder:
             rows = self._half.join(job.chunk, [job.arrays[i] for i in range(len(job.arrays))])
             check_rows(rows, job.chunk, self._half.n_embd)
         except Exception as error:
-            return self._fail(job, _explained(job.chunk, error))
+            return self._fail(job, error)
         for i, waiter in enumerate(self._ended(job)):
             waiter.ms = 0.0 if i else 1e3 * job.seconds
             waiter.set_result(rows)
 
-    def _fail(self, job: _Job, error: DiptychError) -> None:
+    def _fail(self, job: _Job, error: Exception) -> None:
+        if not isinstance(error, DiptychError):
+            size = "×".join(map(str, job.chunk.used))
+            error = EngineError(f"the media half failed on a picture of {size} pixels: {type(error).__name__}: {error}")
         for waiter in self._ended(job):
             waiter.set_exception(error)
 
@@ -183,11 +177,10 @@ class Encoder:
             self._work.pop(job.chunk.key)
         return [waiter for waiter in job.waiters if waiter.set_running_or_notify_cancel()]
 
-    def _count(self, pieces: Sequence[Piece], seconds: float) -> None:
+    def _count(self, pieces: int, patches: int, seconds: float) -> None:
         with self._changed:
             old = self._counters
-            patches = old.patches + sum(map(n_patches, pieces))
-            self._counters = Counters(old.runs + 1, old.pieces + len(pieces), patches, old.seconds + seconds)
+            self._counters = Counters(old.runs + 1, old.pieces + pieces, old.patches + patches, old.seconds + seconds)
 
 
 def n_patches(piece: Piece) -> int:
@@ -208,10 +201,3 @@ def check_rows(rows: Rows, chunk: MediaChunk, n_embd: int) -> None:
 def _piece(task: _Task) -> Piece:
     job, i = task
     return job.chunk.pieces[i]
-
-
-def _explained(chunk: MediaChunk, error: Exception) -> DiptychError:
-    if isinstance(error, DiptychError):
-        return error
-    size = "×".join(map(str, chunk.used))
-    return EngineError(f"the media half failed on a picture of {size} pixels: {type(error).__name__}: {error}")
