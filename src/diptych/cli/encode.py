@@ -8,14 +8,14 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from diptych.encoder.half import open_half
-from diptych.media.load import load
 
 from diptych.cli import flags, show
 from diptych.cli.flags import with_options
+from diptych.encoder.half import open_half
 from diptych.errors import OutputError
 from diptych.families.base import MediaHalf, Rows
 from diptych.files import check_output, whole_file
+from diptych.media.load import load
 from diptych.options import Options
 from diptych.types import MediaChunk, Source
 

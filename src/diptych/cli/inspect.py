@@ -24,10 +24,9 @@ def command(
     options: Options,
 ) -> None:
     """Draw a picture as the model sees it: patches, merged tokens, sizes, positions."""
+    from diptych.families import open_family
     from diptych.media.draw import overlay
     from diptych.media.load import load
-
-    from diptych.families import open_family
     from diptych.types import Source
 
     if output.suffix.lower() != ".png":

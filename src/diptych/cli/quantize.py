@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from diptych.llama.quantize import TYPES, quantize
 
 from diptych.cli import show
+from diptych.llama.quantize import TYPES, quantize
 
 
 def command(

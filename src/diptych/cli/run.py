@@ -108,7 +108,8 @@ class Chat:
         }
 
     async def _collect(self, request: Request, stream: bool) -> tuple[str, list[int], Output]:
-        said, tokens, last = "", [], Output("")
+        said, last = "", Output("")
+        tokens: list[int] = []
         async for last in self.engine.generate(request):
             said += last.text
             tokens += last.tokens
