@@ -6,11 +6,13 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import llama_cpp.llama_cpp as lib
 import numpy as np
 import psutil
 import pytest
 
 from diptych.errors import EngineError, InputError
+from diptych.llama import log
 from diptych.llama.context import default_threads
 from diptych.llama.model import Context, TextModel
 from diptych.options import Options
@@ -174,6 +176,13 @@ def test_logits_are_numbered_by_the_segments_that_wanted_them(context: Context) 
     np.testing.assert_allclose(together, np.concatenate([decode(context, [a]), decode(context, [c])]), rtol=0, atol=2e-6)
     with pytest.raises(EngineError, match="logits 1 were asked for; the last batch gave 1"):
         context.logits(1)
+
+
+def test_a_row_that_did_not_ask_has_no_logits_whatever_the_batch_before_asked(context: Context) -> None:
+    decode(context, [tokens(1), tokens(1, start=1)])
+    decode(context, [tokens(3, start=2)])
+    with log.watch():
+        assert [bool(lib.llama_get_logits_ith(context.pointer, i)) for i in range(3)] == [False, False, True]
 
 
 def test_a_quantised_v_cache_needs_flash_attention(text: TextModel) -> None:
