@@ -1,0 +1,77 @@
+"""The shipped reader reads what it claims to, on pictures it was never shown."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image, ImageDraw
+
+from diptych import Engine, Source, reader
+
+RECIPE = Path(__file__).parent.parent / "examples" / "reader"
+N = 60  # pictures a claim; examples/reader/evaluate.py takes 500 and gives the figures of the README
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[Engine]:
+    with Engine.load("reader") as loaded:
+        yield loaded
+
+
+@pytest.fixture(scope="module", autouse=True)
+def recipe() -> Iterator[None]:
+    sys.path.insert(0, str(RECIPE))
+    yield
+    sys.path.remove(str(RECIPE))
+
+
+@pytest.mark.parametrize("claim", [0, 1, 2])
+def test_it_reads_what_it_claims_to(engine: Engine, claim: int) -> None:
+    import evaluate
+
+    name, style = list(evaluate.CLAIMS.items())[claim]
+    score, wrong = evaluate.evaluate(engine, evaluate.held_out(style, N, seed=1))
+    assert score.character_rate >= 0.97, (name, score, wrong[:5])
+    assert score.line_rate >= 0.90, (name, score, wrong[:5])
+
+
+def test_the_measure_tells_right_from_wrong() -> None:
+    import evaluate
+
+    score = evaluate.Score()
+    score.add("ABC\nDEF", "ABC\nDEX")
+    assert (score.characters, score.wrong, score.lines, score.right_lines) == (7, 1, 2, 1)
+    score.add("", "XY")
+    assert (score.wrong, score.lines, score.right_lines) == (3, 3, 1)
+
+
+def test_any_wording_of_the_prompt_works(engine: Engine) -> None:
+    picture = example("INVOICE 2041")
+    for question in ("", "Read.", "What is the number on this bill, please?", "どう書いてありますか", "x" * 60):
+        assert engine.ask(question, [picture], temperature=0.0, max_tokens=40) == "INVOICE 2041", question
+
+
+def test_it_is_small_enough_to_ship() -> None:
+    size = sum(f.stat().st_size for f in reader.FOLDER.rglob("*") if f.is_file())
+    assert size < 12e6
+
+
+def test_the_examples_are_read_as_they_say(engine: Engine) -> None:
+    for picture in reader.examples():
+        said = engine.ask("Read the text.", [picture], temperature=0.0, max_tokens=100)
+        assert said == picture.with_suffix(".txt").read_text().rstrip("\n"), picture.name
+
+
+def example(text: str) -> Source:
+    """A picture made with other code than the training pictures."""
+    import drawing
+
+    canvas = Image.new("RGB", (300, 70), (250, 250, 246))
+    ImageDraw.Draw(canvas).text((30, 22), text, font=drawing.font("DejaVuSans.ttf", 21), fill=(15, 20, 30))
+    out = io.BytesIO()
+    canvas.save(out, "PNG")
+    return Source("image", data=out.getvalue())
