@@ -1,6 +1,6 @@
 """What every family must hold, checked on a tiny random checkpoint: a family's test gives the checkpoint and a reference.
 
-    check_family(convert.mmproj(convert.read_checkpoint(folder), "f32"), pictures, reference, agreeing=…)
+check_family(convert.mmproj(convert.read_checkpoint(folder), "f32"), pictures, reference, agreeing=…)
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mtmd import Mtmd
 from numpy.typing import NDArray
 
 from diptych import families
@@ -23,6 +22,7 @@ from diptych.graph.graph import Graph
 from diptych.options import Options
 from diptych.types import Media, MediaChunk, MediaSettings
 from diptych.weights import Weights, write_gguf
+from mtmd import Mtmd
 
 Pixels = NDArray[np.uint8]
 

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny
 from check import Expected, Pixels, Reference, check_family, far, media, swapped
-from pictures import gradient, noise
 
+import tiny
 from diptych import convert, families
 from diptych.encoder.half import FamilyHalf
 from diptych.errors import FileError, MediaError
@@ -20,6 +19,7 @@ from diptych.options import Options
 from diptych.positions import text
 from diptych.types import MediaSettings
 from diptych.weights import Weights
+from pictures import gradient, noise
 
 SHAPES = {
     "usual": tiny.Qwen2VL(),
@@ -121,8 +121,9 @@ def test_positions_are_those_of_transformers(checkpoint: Callable[[str], Path]) 
     chunks = [family.preprocess(media(noise(w, h)), MediaSettings())[0] for w, h in ((112, 56), (61, 300), (84, 84))]
     planes, types, at = [], [], 0
     for n, chunk in zip((4, 1, 2), chunks, strict=True):  # text, picture, text, picture, text, picture, text
-        for made, at in (text(n, at, 4), family.positions(chunk, at + n)):  # noqa: B007
-            planes.append(made)
+        words, at = text(n, at, 4)
+        rows, at = family.positions(chunk, at)
+        planes += [words, rows]
         types += [0] * n + [1] * chunk.n_tokens
     planes.append(text(5, at, 4)[0])
     types += [0] * 5

@@ -34,7 +34,7 @@ class Session:
         prepack: bool = True,
     ) -> None:
         """Raises EngineError when a provider is not there or does not start, FileError when the graph cannot be loaded."""
-        _check_providers(options.providers)
+        _check_providers(options)
         settings = _settings(options, folder, prepack)
         self._arrays = [_value(*a) for a in (arrays or {}).values()]  # not copied: they live as long as the session
         if arrays:
@@ -78,14 +78,16 @@ def _settings(options: Options, folder: Path | None, prepack: bool) -> ort.Sessi
     return settings
 
 
-def _check_providers(wanted: Sequence[str]) -> None:
+def _check_providers(options: Options) -> None:
     available = available_providers()
-    for name in wanted:
+    for name in options.providers:
         if name not in available:
             raise EngineError(
                 f"the execution provider {name!r} is not in the installed ONNX Runtime, which has {', '.join(available)}; "
                 "choose one of these or install the build of onnxruntime that has it"
             )
+    if unused := [name for name in options.provider_options if name not in options.providers]:
+        raise EngineError(f"provider_options are for {unused[0]!r}, which is not among the providers; add it or leave them out")
 
 
 def _check_started(wanted: Sequence[str], started: Sequence[str]) -> None:

@@ -230,7 +230,7 @@ def patchify(image: NDArray[np.uint8], patch: int, merge: int, levels: NDArray[n
 
 
 def _numbers(values: Sequence[float]) -> str:
-    return ", ".join(f"{v:.9g}" for v in values)  # as many digits as float32 has
+    return ", ".join(str(np.float32(v)) for v in values)  # as a GGUF keeps them
 
 
 def _kernel(g: Graph, patch: int) -> Value:

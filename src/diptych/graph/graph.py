@@ -151,7 +151,7 @@ class Graph:
         if not op[0].isupper():
             raise AttributeError(op)
 
-        def record(*operands: Operand, **attributes: object) -> Value:
+        def record(*operands: Operand, **attributes: Any) -> Value:  # noqa: ANN401
             return self.op(op, *operands, **attributes)[0]
 
         return record
@@ -161,7 +161,7 @@ class Graph:
         inputs = [o if o is None or isinstance(o, ir.Value) else self.constant(o) for o in operands]
         name = self._unique("/".join([*self._scopes, op]))
         outputs = [Value(name=name if n_out == 1 else f"{name}:{i}") for i in range(n_out)]
-        made = ir.Node(domain, op, inputs, ir.convenience.convert_attributes(attributes), outputs=outputs, name=name)  # type: ignore[arg-type]
+        made = ir.Node(domain, op, inputs, ir.convenience.convert_attributes(attributes), outputs=outputs, name=name)
         self._nodes.append(made)
         self._domains.setdefault(domain, 1)
         return outputs
