@@ -58,7 +58,8 @@ def changed(plain: Path, tmp_path: Path) -> Callable[..., Path]:
 
     def change(name: str, **values: Any) -> Path:
         folder = tmp_path / "changed"
-        shutil.copytree(plain, folder, dirs_exist_ok=True)
+        if not folder.exists():
+            shutil.copytree(plain, folder)
         path = folder / name
         whole = json.loads(path.read_text()) if path.is_file() else {}
         for key, value in values.items():

@@ -229,7 +229,7 @@ def test_no_setting_leads_to_another_error(changed: Callable[..., Path], plain: 
     from diptych.errors import DiptychError
 
     whole = json.loads((plain / name).read_text())
-    places = [k for k in whole] + [f"{k}__{n}" for k, v in whole.items() if isinstance(v, dict) and len(v) < 40 for n in v]
+    places = list(whole) + [f"{k}__{n}" for k, v in whole.items() if isinstance(v, dict) and len(v) < 40 for n in v]
     for place in places:
         folder = changed(name, **{place: value})
         try:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping
+import math
+from collections.abc import Container, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -120,16 +121,29 @@ def _frame(tensor: Tensor, t: int) -> NDArray[Any]:
 
 
 def _converted(tensor: Tensor, type: GGMLQuantizationType) -> NDArray[Any]:
-    """Read and convert, a slice at a time: beside the two arrays nothing large is held."""
-    source = tensor.read().reshape(-1, tensor.shape[-1])
-    step = max(1, _SLICE // source.shape[1])
+    """Read and convert, some rows at a time: beside the array made nothing large is held."""
+    width = tensor.shape[-1]
+    n, done = math.prod(tensor.shape) // width, 0
     out: NDArray[Any] | None = None
-    for i in range(0, len(source), step):
-        part = _encoded(tensor.name, source[i : i + step].astype(np.float32, copy=False), type)
-        out = np.empty((len(source), part.shape[1]), part.dtype) if out is None else out
-        out[i : i + step] = part
+    for rows in _rows(tensor, n, max(1, _SLICE // width)):
+        part = _encoded(tensor.name, rows.astype(np.float32, copy=False), type)
+        out = np.empty((n, part.shape[1]), part.dtype) if out is None else out
+        out[done : done + len(part)] = part
+        done += len(part)
     assert out is not None, "no tensor is empty"
     return out.reshape(*tensor.shape[:-1], out.shape[1])
+
+
+def _rows(tensor: Tensor, n: int, step: int) -> Iterator[NDArray[Any]]:
+    """The tensor's n rows, `step` at a time."""
+    if tensor.place is None:
+        whole = tensor.read().reshape(n, tensor.shape[-1])
+        yield from (whole[i : i + step] for i in range(0, n, step))
+        return
+    path, offset, nbytes = tensor.place
+    for i in range(0, n, step):
+        shape = (min(step, n - i), tensor.shape[-1])
+        yield stored(tensor.name, shape, tensor.type, path, offset + i * (nbytes // n)).read()
 
 
 def _encoded(name: str, values: NDArray[np.float32], type: GGMLQuantizationType) -> NDArray[Any]:
