@@ -1,0 +1,110 @@
+"""The whole engine against transformers: same checkpoint, same conversation, same tokens."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from asking import GREEDY, joined, outputs, png, request
+from PIL import Image
+
+import tiny
+from diptych import convert
+from diptych.engine import Engine
+from diptych.types import Request, Source
+
+pytestmark = pytest.mark.parity
+N = 32
+MARGIN = 1e-3  # below it the reference itself may fall either way
+
+CONVERSATIONS: dict[str, tuple[str | bytes, ...]] = {
+    "text only": ("the user in the image",),
+    "picture first": (png(0), "what is the"),
+    "picture last": ("what is the", png(1, 140, 56)),
+    "odd size": (png(2, 117, 91), "user"),
+    "tiny": (png(3, 14, 28), "user"),
+    "larger than the pixel budget": (png(4, 420, 336), "user"),
+    "two pictures": (png(0), "and", png(5, 56, 168), "differ"),
+    "the same picture twice": (png(0), "and", png(0), "the same"),
+}
+SHAPES = {
+    "default": {"max_pixels": 224 * 224},
+    "three layers": {
+        "seed": 1, "n_layer": 3, "v_depth": 3, "n_head_kv": 4, "sections": (8, 4, 4), "max_pixels": 224 * 224, "tied": True,
+    },
+}  # fmt: skip
+
+
+class Pair:
+    """One checkpoint in transformers and in Diptych."""
+
+    def __init__(self, folder: Path, fields: dict[str, Any], load: Callable[[Path], Engine]) -> None:
+        import torch
+        from transformers import AutoTokenizer, Qwen2VLForConditionalGeneration
+        from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+        torch.set_num_threads(1)
+        tiny.qwen2vl(folder / "c", tiny.Qwen2VL(**fields))
+        convert.convert(folder / "c", folder / "out", outtype="f32")
+        self.tokenizer = AutoTokenizer.from_pretrained(folder / "c")
+        self.processor = Qwen2VLImageProcessorPil.from_pretrained(folder / "c")
+        self.torch = Qwen2VLForConditionalGeneration.from_pretrained(folder / "c", dtype="float32").eval()
+        self.engine = load(folder / "out")
+
+    def inputs(self, wanted: Request) -> dict[str, Any]:
+        """What transformers' processor makes of a conversation: each placeholder stands for as many as the picture has."""
+        import torch
+
+        pictures = [p for m in wanted.messages for p in m.parts if isinstance(p, Source)]
+        content = [
+            {"type": "image"} if isinstance(p, Source) else {"type": "text", "text": p} for m in wanted.messages for p in m.parts
+        ]
+        chat = [{"role": "user", "content": content}]
+        text = self.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+        out: dict[str, Any] = {}
+        if pictures:
+            images = [Image.open(io.BytesIO(p.data or b"")) for p in pictures]
+            out = dict(self.processor(images=images, return_tensors="pt"))
+            for grid in out["image_grid_thw"]:
+                text = text.replace("<|image_pad|>", "<|>" * (int(grid.prod()) // 4), 1)
+        ids = self.tokenizer(text.replace("<|>", "<|image_pad|>"), return_tensors="pt")
+        pad = self.tokenizer.convert_tokens_to_ids("<|image_pad|>")
+        return {**out, "input_ids": ids.input_ids, "mm_token_type_ids": (ids.input_ids == pad).to(torch.int32)}
+
+    def greedy(self, wanted: Request) -> tuple[list[int], list[float]]:
+        """The reference's tokens, and by how much each leads the second."""
+        import torch
+
+        given = self.inputs(wanted)
+        with torch.no_grad():
+            made = self.torch.generate(
+                **given, max_new_tokens=N, do_sample=False, temperature=None, top_k=None, return_dict_in_generate=True,
+                output_logits=True, attention_mask=torch.ones_like(given["input_ids"]),
+            )  # fmt: skip
+        tops = [np.sort(row[0].numpy())[-2:] for row in made.logits]
+        return made.sequences[0, given["input_ids"].shape[1] :].tolist(), [float(b - a) for a, b in tops]
+
+
+@pytest.fixture(scope="module", params=SHAPES)
+def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    from conftest import EXACT
+
+    made = Pair(tmp_path_factory.mktemp("pair"), SHAPES[request.param], lambda folder: Engine.load(folder, options=EXACT))
+    yield made
+    made.engine.close()
+
+
+@pytest.mark.parametrize("name", CONVERSATIONS)
+def test_greedy_tokens_are_those_of_transformers(pair: Pair, name: str) -> None:
+    wanted = request(*CONVERSATIONS[name], n=N, sampling=GREEDY)
+    expected, margins = pair.greedy(wanted)
+    found = outputs(pair.engine, wanted)
+    assert found[-1].usage.prompt_tokens == pair.inputs(wanted)["input_ids"].shape[1]
+    close = [i for i, margin in enumerate(margins) if margin < MARGIN]
+    sure = close[0] if close else N  # behind a token that could be either, the two go their own ways
+    assert sure > 4, "this checkpoint is no test"
+    assert list(joined(found))[:sure] == expected[:sure]
