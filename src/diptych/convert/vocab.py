@@ -111,10 +111,10 @@ def _tokens(vocab: _Vocab, n_vocab: int, folder: Path) -> tuple[list[str], Any]:
     """The text and the type of each row; rows without a token are unused."""
     tokens = [f"[PAD{i}]" for i in range(n_vocab)]
     types = np.full(n_vocab, TokenType.UNUSED, np.int32)
-    last = max([*vocab.ids.values(), *vocab.added], default=-1)
-    if last >= n_vocab:
+    numbers = [*vocab.ids.values(), *vocab.added]
+    if wrong := [i for i in (min(numbers), max(numbers)) if not 0 <= i < n_vocab]:
         raise FileError(
-            f"{folder}: the vocabulary has the token {last}, and the embedding table {n_vocab} rows; they do not belong together"
+            f"{folder}: the vocabulary has the token {wrong[0]}, and the embedding table {n_vocab} rows; they do not belong together"
         )
     for text, i in vocab.ids.items():
         tokens[i], types[i] = text, TokenType.NORMAL

@@ -44,19 +44,21 @@ def quantize(source: Path, out: Path, type: str, *, threads: int | None = None, 
     if name not in TYPES:
         raise InputError(f"the type is {type!r}, and one of these is expected: {', '.join(TYPES)}")
     check_output(out, force=force, inputs=[source])
-    open_gguf(source)  # llama.cpp's word on a damaged file says less
+    metadata = open_gguf(source).metadata  # llama.cpp's word on a damaged file says less
+    # A mixture of types depends on the heads of a layer, which no mmproj states: llama.cpp aborts the process.
+    pure = metadata.get("general.architecture") == "clip" and name.startswith(("IQ", "Q2_K"))
     with whole_file(out, force=force, inputs=[source]) as part:
-        _run(source, out, part, name, threads)
+        _run(source, out, part, name, pure, threads)
 
 
-def _run(source: Path, out: Path, part: Path, name: str, threads: int | None) -> None:
+def _run(source: Path, out: Path, part: Path, name: str, pure: bool, threads: int | None) -> None:
     import llama_cpp
 
     from diptych.llama import log
 
     log.install()
     params = llama_cpp.llama_model_quantize_default_params()
-    params.ftype, params.nthread = TYPES[name], threads or 0
+    params.ftype, params.pure, params.nthread = TYPES[name], pure, threads or 0
     with log.watch() as errors, _hushed(log.logger) as warnings:
         failed = llama_cpp.llama_model_quantize(os.fsencode(source), os.fsencode(part), ctypes.byref(params))
     if failed:
