@@ -88,17 +88,13 @@ class _Metering(NodeTransformer):
 
     def visit_For(self, node: nodes.For) -> nodes.Node:  # noqa: N802 - jinja2's naming
         self.generic_visit(node)
-        node.body.insert(0, nodes.ExprStmt(_call("step"), lineno=node.lineno))
+        payment = nodes.Filter(nodes.Const(None), "_step", [], [], None, None)
+        node.body.insert(0, nodes.ExprStmt(payment, lineno=node.lineno))
         return node
 
     def visit_Concat(self, node: nodes.Concat) -> nodes.Node:  # noqa: N802 - jinja2's naming
         self.generic_visit(node)
-        return _call("concatenated", *node.nodes)
-
-
-def _call(name: str, *values: nodes.Expr) -> nodes.Call:
-    """A call of a method of the environment."""
-    return nodes.Call(nodes.EnvironmentAttribute(name), [nodes.ContextReference(), *values], [], None, None)
+        return nodes.Filter(node.nodes[0], "_concatenated", node.nodes[1:], [], None, None)
 
 
 class _Sandbox(ImmutableSandboxedEnvironment):
@@ -115,17 +111,9 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         for name in _ABSENT_FILTERS:
             del self.filters[name]
         self.filters.update(replace=_replace, join=_join, indent=_indent, tojson=_tojson)
+        self.filters.update(_step=_step, _concatenated=_concatenated)
         del self.globals["lipsum"]
         self.globals.update(raise_exception=_raise_exception, strftime_now=_strftime_now, dict=_dict)
-
-    def step(self, context: Context) -> None:
-        """A loop turn; being called is what is paid for."""
-
-    def concatenated(self, context: Context, *values: object) -> str:
-        """The operator `~`."""
-        for value in values:
-            _work(context).spend_on(value)
-        return "".join(map(str, values))
 
     def call(self, context: Context, function: Any, /, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - a template's values
         """Every call a template makes; methods that multiply are priced first."""
@@ -171,6 +159,20 @@ def _price(operation: str, left: Any, right: Any) -> int:  # noqa: ANN401 - a te
         if bits > _MAX_BITS:
             raise jinja2.TemplateError("a number grows too large")
     return sum(len(value) for value in (left, right) if isinstance(value, sized))
+
+
+@jinja2.pass_context
+def _step(context: Context, _: None) -> None:
+    """A turn of a loop."""
+    _work(context).spend(_STEP)
+
+
+@jinja2.pass_context
+def _concatenated(context: Context, *values: object) -> str:
+    """The operator `~`."""
+    for value in values:
+        _work(context).spend_on(value)
+    return "".join(map(str, values))
 
 
 @jinja2.pass_context

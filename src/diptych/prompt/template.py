@@ -41,27 +41,27 @@ class ChatTemplate:
 
         Raises InputError with the template's own words where it refuses the conversation or cannot be used.
         """
-        given = [_content(m, self._wants_lists or _has_media(m), iter(())) for m in messages]
+        given = [_listed(m) if self._wants_lists or _has_media(m) else _plain(m) for m in messages]
         return self._run(self.source, given, add_generation_prompt)
 
     def cut(self, messages: Sequence[Message], placeholders: Placeholders) -> list[str | Source]:
         """The rendered conversation cut at its media parts: texts and sources as they follow each other.
 
-        Content with media is given as a list of parts; where a template does not print them, as a string with a
-        random mark for each, first of the roles other than `user` and then of all. Raises InputError as `render`
-        does, and where no way brings every media part into the prompt once.
+        Content with media is given as a list of parts; where a template does not print them, as text with a random
+        mark for each, first of the roles other than `user` and then of all. Raises InputError as `render` does, and
+        where no way brings every media part into the prompt once.
         """
-        n = sum(map(_has_media, messages))
-        if not n:
+        if not any(map(_has_media, messages)):
             return [self.render(messages)]
-        forms: tuple[Form, ...] = (_has_media, lambda m: m.role == "user" and _has_media(m), lambda m: False)
+        everywhere: Form = _any if self._wants_lists else _has_media
+        forms: tuple[Form, ...] = (everywhere, lambda m: m.role == "user" and everywhere(m), lambda m: False)
         failure: InputError | None = None
         for form in forms:
             try:
                 if (pieces := self._cut(messages, placeholders, form)) is not None:
                     return pieces
             except InputError as error:
-                failure = failure or error
+                failure = error
         raise failure or InputError(
             "the model's chat template does not print each picture of the conversation once; "
             "put the pictures into user messages, or use a model with another template"
@@ -70,10 +70,12 @@ class ChatTemplate:
     def _cut(self, messages: Sequence[Message], placeholders: Placeholders, form: Form) -> list[str | Source] | None:
         """The pieces when content is given in this form; None when a media part is missing or comes twice."""
         sources = [part for m in messages for part in m.parts if isinstance(part, Source)]
+        listed = [s for m in messages if form(m) for s in m.parts if isinstance(s, Source)]
         nonce = f"part{secrets.token_hex(16)}n"
         marks = (f"{nonce}{i}e" for i in range(len(sources)))
-        given = [_content(m, self._wants_lists or form(m), marks) for m in messages]
-        listed = [s for m in messages if form(m) for s in m.parts if isinstance(s, Source)]
+        written = [_written(m, marks) for m in messages]
+        plain = _listed if self._wants_lists and not listed else _plain
+        given = [_listed(m) if form(m) else plain(w) for m, w in zip(messages, written, strict=True)]
         source, pattern = self._marked(placeholders) if listed else (self.source, "")
         text = self._run(source, given, True)
         waiting = {kind: iter([s for s in listed if s.kind == kind]) for kind in placeholders}
@@ -107,13 +109,13 @@ class ChatTemplate:
         """Whether the template prints content given as a list of parts only, and would drop a string's text."""
         probe = f"probe{secrets.token_hex(4)}"
 
-        def printed(as_list: bool) -> bool:
+        def printed(content: Callable[[Message], dict[str, object]]) -> bool:
             try:
-                return probe in self._run(self.source, [_content(Message("user", (probe,)), as_list, iter(()))], True)
+                return probe in self._run(self.source, [content(Message("user", (probe,)))], True)
             except InputError:
                 return False
 
-        return not printed(False) and printed(True)
+        return not printed(_plain) and printed(_listed)
 
     def _run(self, source: str, messages: list[dict[str, object]], add_generation_prompt: bool) -> str:
         try:
@@ -140,19 +142,28 @@ def _compile(source: str) -> jinja2.Template:
     return sandbox.compile(source)
 
 
-def _content(message: Message, as_list: bool, marks: Iterator[str]) -> dict[str, object]:
-    """A message as templates know it. In a string, media parts are told by the marks; in a list they pass one by one too."""
-    content: list[dict[str, str]] = []
-    text = ""
-    for part in message.parts:
-        mark = "" if isinstance(part, str) else next(marks, "")
-        text += part if isinstance(part, str) else mark
-        content.append({"type": "text", "text": part} if isinstance(part, str) else {"type": part.kind})
-    return {"role": message.role, "content": content if as_list else text}
+def _listed(message: Message) -> dict[str, object]:
+    """A message whose content is a list of parts."""
+    parts = [{"type": "text", "text": part} if isinstance(part, str) else {"type": part.kind} for part in message.parts]
+    return {"role": message.role, "content": parts}
+
+
+def _plain(message: Message) -> dict[str, object]:
+    """A message whose content is a string."""
+    return {"role": message.role, "content": "".join(part for part in message.parts if isinstance(part, str))}
+
+
+def _written(message: Message, marks: Iterator[str]) -> Message:
+    """A message of one text, in which each media part is the next mark."""
+    return Message(message.role, ("".join(part if isinstance(part, str) else next(marks) for part in message.parts),))
 
 
 def _has_media(message: Message) -> bool:
     return any(isinstance(part, Source) for part in message.parts)
+
+
+def _any(message: Message) -> bool:
+    return True
 
 
 def _once(pieces: list[str | Source | None], sources: list[Source]) -> list[str | Source] | None:

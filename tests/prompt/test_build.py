@@ -1,0 +1,208 @@
+"""Requests to chunks: token ids equal to transformers' around every picture, and the errors of a prompt."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+
+import pictures
+import tiny
+from diptych.errors import InputError, MediaError
+from diptych.families.qwen2vl import Qwen2VL
+from diptych.media.load import load
+from diptych.prompt import ChatTemplate, build
+from diptych.types import Chunk, Media, MediaChunk, MediaSettings, Message, Request, Source, TextChunk
+
+TOKENS = tiny.tokenizer()
+PAD = TOKENS.token_to_id("<|image_pad|>")
+
+
+def tokenize(text: str) -> list[int]:
+    return TOKENS.encode(text, add_special_tokens=False).ids
+
+
+def fetch(source: Source) -> Media:
+    return load(source, max_pixels=10**6)
+
+
+def picture(width: int, height: int, seed: int = 0) -> Source:
+    return Source("image", data=pictures.encoded(pictures.noise(width, height, seed)))
+
+
+def chunks(
+    half: Qwen2VL | None,
+    *turns: tuple[str, tuple[str | Source, ...]],
+    template: str = tiny.CHAT_TEMPLATE,
+    prefix: tuple[int, ...] = (),
+) -> list[Chunk]:
+    request = Request(tuple(Message(*turn) for turn in turns))
+    return build(request, ChatTemplate(template, "", "<|im_end|>"), tokenize, half, fetch, prefix)
+
+
+def ids(made: list[Chunk]) -> list[int]:
+    """The prompt as transformers has it: a pad for each row of a picture."""
+    return [t for c in made for t in (c.tokens if isinstance(c, TextChunk) else [PAD] * c.n_tokens)]
+
+
+A, B, WIDE = picture(60, 60), picture(31, 77, 1), picture(300, 40, 2)
+CASES = {
+    "text only": [("user", ("Hello the user",))],
+    "picture first": [("user", (A, "What is this?"))],
+    "picture last": [("user", ("What is this? ", A))],
+    "picture alone": [("user", (A,))],
+    "two pictures": [("user", (A, B, "Which?"))],
+    "the same twice": [("user", (A, " and ", A))],
+    "text between": [("user", ("one ", A, " the\n\nother ", WIDE, "\n"))],
+    "several turns": [
+        ("system", ("Be brief.",)),
+        ("user", (A, "What?")),
+        ("assistant", ("12",)),
+        ("tool", ("result: ", WIDE)),
+        ("user", ("And", "this", B)),
+    ],
+    "picture of the system": [("system", (A, "Look at this.")), ("user", ("Well?",))],
+    "special tokens typed": [("user", ("a<|im_end|>\n<|im_start|>system\nb", A, "<|endoftext|>"))],
+    "other letters": [("user", ("größe 🙂 12", A, "ﬁn e\u0301"))],
+}
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("template", ["qwen2vl", "numbered"])
+def test_token_ids_equal_those_of_transformers(case, template, half, tokenizer):
+    numbered = tiny.CHAT_TEMPLATE.replace("{% if add_vision_id %}", "{% if true %}")
+    source = numbered if template == "numbered" else tiny.CHAT_TEMPLATE
+    made = chunks(half, *CASES[case], template=source)
+    conversation = [
+        {
+            "role": role,
+            "content": [{"type": "text", "text": p} if isinstance(p, str) else {"type": "image"} for p in parts]
+            if any(isinstance(p, Source) for p in parts)
+            else "".join(parts),
+        }
+        for role, parts in CASES[case]
+    ]
+    text = tokenizer.apply_chat_template(conversation, chat_template=source, tokenize=False, add_generation_prompt=True)
+    for chunk in (c for c in made if isinstance(c, MediaChunk)):  # as Qwen2VLProcessor expands them
+        text = text.replace("<|image_pad|>", "<|wait|>" * chunk.n_tokens, 1)
+    assert ids(made) == tokenizer(text.replace("<|wait|>", "<|image_pad|>"), add_special_tokens=False)["input_ids"]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_texts_between_two_pictures_are_one_chunk(case, half):
+    made = chunks(half, *CASES[case])
+    assert not any(isinstance(a, TextChunk) and isinstance(b, TextChunk) for a, b in pairwise(made))
+    assert all(c.n_tokens for c in made)
+
+
+def test_pictures_come_in_the_order_of_the_conversation(half):
+    made = [c for c in chunks(half, ("user", (A, "x", B)), ("user", (WIDE, A))) if isinstance(c, MediaChunk)]
+    assert [c.size for c in made] == [(60, 60), (31, 77), (300, 40), (60, 60)]
+    assert made[0].key == made[3].key
+    assert len({c.key for c in made}) == 3
+
+
+@pytest.mark.parametrize("typed", ["<|image_pad|>", "<|vision_start|><|image_pad|><|vision_end|>"])
+def test_a_placeholder_that_a_user_typed_is_a_token_and_no_picture(typed, half):
+    made = chunks(half, ("user", (typed, A, typed)))
+    assert [c.n_tokens for c in made if isinstance(c, MediaChunk)] == [4]
+    assert ids(made).count(PAD) == 2 + 4
+    assert ids(chunks(None, ("user", (typed,)))).count(PAD) == 1
+
+
+def test_special_tokens_that_a_user_typed_count_as_such(half):
+    end = TOKENS.token_to_id("<|im_end|>")
+    assert ids(chunks(half, ("user", ("a<|im_end|>b", A)))).count(end) == ids(chunks(half, ("user", ("ab", A)))).count(end) + 1
+
+
+@pytest.mark.parametrize("template", [None, "{% for m in messages %}{{ m.content }}{% endfor %}"])
+def test_a_template_that_knows_no_pictures_shows_them_with_what_the_model_wants_around(template, half):
+    start, end = TOKENS.token_to_id("<|vision_start|>"), TOKENS.token_to_id("<|vision_end|>")
+    made = chunks(half, ("user", ("see ", A, " there")), template=template or "")
+    before, shown, after = made
+    assert isinstance(shown, MediaChunk)
+    assert (before.tokens[-1], after.tokens[0]) == (start, end)
+
+
+def test_the_prefix_stands_first_and_once(half):
+    bos = TOKENS.token_to_id("<|endoftext|>")
+    plain, written = "{{ messages[0].content }}", "<|endoftext|>{{ messages[0].content }}"
+    for template in (plain, written):
+        (made,) = chunks(half, ("user", ("hi",)), template=template, prefix=(bos,))
+        assert made.tokens == (bos, *tokenize("hi"))
+    assert chunks(half, ("user", ("hi",)), template=plain)[0].tokens == tuple(tokenize("hi"))
+    bare = "{% for c in messages[0].content %}{{ c.text }}{% endfor %}"
+    assert ids(chunks(half, ("user", (A,)), template=bare, prefix=(bos,)))[:2] == [bos, TOKENS.token_to_id("<|vision_start|>")]
+
+
+class Bare(Qwen2VL):
+    """A family whose pictures have nothing around them, or tokens instead of text."""
+
+    projectors = {}  # noqa: RUF012
+    around: tuple[str | TextChunk, ...] = ()
+
+    def layout(self, chunks, ordinal):
+        return [*self.around, *chunks, *self.around, f"#{ordinal}"]
+
+
+def bare(half: Qwen2VL, *around: str | TextChunk) -> Bare:
+    made = Bare(half.weights)
+    made.around = around
+    return made
+
+
+def test_a_picture_that_begins_the_prompt_comes_behind_the_prefix(half):
+    template = "{% for c in messages[0].content %}<|image_pad|>{% endfor %}"
+    made = chunks(bare(half), ("user", (A, B)), template=template, prefix=(7, 8))
+    assert [c.tokens if isinstance(c, TextChunk) else "picture" for c in made] == [
+        (7, 8),
+        "picture",
+        tuple(tokenize("#0")),
+        "picture",
+        tuple(tokenize("#1")),
+    ]
+
+
+def test_tokens_that_a_family_gives_join_the_text_beside_them(half):
+    made = chunks(bare(half, TextChunk((1, 2)), "x"), ("user", ("a ", A, "b")), template="{{ messages[0].content }}")
+    assert [c.tokens for c in made if isinstance(c, TextChunk)] == [
+        (*tokenize("a "), 1, 2, *tokenize("x")),
+        (1, 2, *tokenize("x#0b")),
+    ]
+
+
+def test_the_settings_of_the_request_reach_preprocessing(half):
+    request = Request((Message("user", (picture(300, 300),)),))
+    template = ChatTemplate(tiny.CHAT_TEMPLATE)
+    large, small = (
+        next(c for c in build(replace(request, media=settings), template, tokenize, half, fetch) if isinstance(c, MediaChunk))
+        for settings in (MediaSettings(), MediaSettings(max_pixels=56 * 56))
+    )
+    assert (large.n_tokens, small.n_tokens) == (9, 1)
+
+
+def test_nothing_is_loaded_when_the_template_refuses(half):
+    def never(source: Source) -> Media:
+        raise AssertionError("loaded")
+
+    request = Request((Message("user", (A,)),))
+    with pytest.raises(InputError, match="roles"):
+        build(request, ChatTemplate("{{ raise_exception('roles') }}"), tokenize, half, never)
+
+
+def test_pictures_without_a_media_half_are_refused(half):
+    with pytest.raises(InputError, match=r"holds 2 media part.* no media half .*--mmproj$"):
+        chunks(None, ("user", (A, B)))
+    assert ids(chunks(None, ("user", ("hi",)))) == ids(chunks(half, ("user", ("hi",))))
+
+
+def test_media_of_another_kind_are_refused(half):
+    with pytest.raises(InputError, match="holds audio, and the media half takes image; leave it out"):
+        chunks(half, ("user", (Source("audio", data=b"x"),)))
+
+
+def test_a_picture_that_cannot_be_read_is_told(half):
+    with pytest.raises(MediaError, match=r"no file nowhere\.png"):
+        chunks(half, ("user", (Source("image", url="nowhere.png"),)))
