@@ -164,11 +164,12 @@ def test_rotary_tables_that_early_versions_stored_are_left_out(changed: Callable
     ],
 )
 def test_scaled_rotary_positions_are_kept(changed: Callable[..., Path], given: dict[str, Any], expected: dict[str, Any]) -> None:
-    rope = {"mrope_section": [6, 5, 5], "rope_theta": 5e5, **given}
+    rope = {"mrope_section": [7, 5, 4], "rope_theta": 5e5, **given}
     found = convert(changed("config.json", text_config__rope_parameters=rope)).metadata
     scaling = {k.removeprefix("qwen2vl.rope.scaling."): v for k, v in found.items() if "rope.scaling" in k}
     assert scaling == expected
     assert found["qwen2vl.rope.freq_base"] == 5e5
+    assert found["qwen2vl.rope.dimension_sections"] == [7, 5, 4, 0]
 
 
 def test_the_rotary_base_of_the_class_stands_in_for_a_missing_one(changed: Callable[..., Path]) -> None:
