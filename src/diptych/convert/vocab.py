@@ -114,7 +114,7 @@ def _tokens(vocab: _Vocab, n_vocab: int, folder: Path) -> tuple[list[str], Any]:
     numbers = [*vocab.ids.values(), *vocab.added]
     if wrong := [i for i in (min(numbers), max(numbers)) if not 0 <= i < n_vocab]:
         raise FileError(
-            f"{folder}: the vocabulary has the token {wrong[0]}, and the embedding table {n_vocab} rows; they belong to two models"
+            f"{folder}: the vocabulary has the token {wrong[0]}, and the embedding table {n_vocab} rows; they are of two models"
         )
     for text, i in vocab.ids.items():
         tokens[i], types[i] = text, TokenType.NORMAL
