@@ -271,10 +271,18 @@ def test_halves_of_different_models_are_refused_by_their_widths(deployment: Path
     from diptych import convert
 
     convert.convert(tiny.qwen2vl(tmp_path / "c", tiny.Qwen2VL(hidden=64, n_layer=1, v_depth=1)), tmp_path / "out")
-    with pytest.raises(MismatchedHalves, match=r"mmproj.gguf gives rows of width 64.*text.gguf takes 128"):
+    with pytest.raises(MismatchedHalves, match=r"mmproj.gguf gives rows of width 64.*text.gguf takes rows of width 128"):
         Engine.load(model=deployment / "text.gguf", mmproj=tmp_path / "out" / "mmproj.gguf")
     with pytest.raises(FileError):
         Engine.load(model=deployment / "mmproj.gguf")
+
+
+def test_halves_that_place_rows_differently_are_refused(deployment: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from diptych.families.qwen2vl import Qwen2VL
+
+    monkeypatch.setattr(Qwen2VL, "n_pos", 1)
+    with pytest.raises(MismatchedHalves, match=r"mmproj.gguf gives 1 positions a row.*text.gguf takes 4"):
+        Engine.load(deployment)
 
 
 def test_a_closed_engine_says_so(load: Load) -> None:

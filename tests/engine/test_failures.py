@@ -21,7 +21,7 @@ async def take(engine: Engine, wanted: Request, n: int) -> None:
     stream = engine.generate(wanted)
     for _ in range(n):
         await anext(stream)
-    await stream.aclose()  # type: ignore[attr-defined]
+    await stream.aclose()
 
 
 def beside(engine: Engine, bad: Request, error: type[Exception]) -> tuple[int, ...]:

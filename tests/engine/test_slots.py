@@ -66,6 +66,17 @@ def test_an_answer_is_a_prefix_of_the_next_turn() -> None:
     assert two.cursor == 5
 
 
+def test_a_sequence_that_left_the_cache_finds_its_own_answer_there_again() -> None:
+    cache = Recorder()
+    slots = Slots(1, cache)
+    served(slots, [text(2), picture("a", 2, 2), text(4, first=70)])
+    one = sequence([text(2), picture("a", 2, 2)])
+    one.output = [70, 71, 5, 6]
+    slots.take(one)
+    assert one.cursor == 2 + 4 + 2
+    assert cache.removed == [(0, 2 + 2 + 2)]
+
+
 def test_one_row_is_always_decoded_so_that_there_are_logits() -> None:
     assert reused([text(5)], [text(5)]) == 4
 

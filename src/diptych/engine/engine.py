@@ -6,7 +6,7 @@ import asyncio
 import atexit
 import queue
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncGenerator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import replace
@@ -86,7 +86,7 @@ class Engine:
         out.load_ms = 1e3 * (time.perf_counter() - start)
         return out
 
-    async def generate(self, request: Request) -> AsyncIterator[Output]:
+    async def generate(self, request: Request) -> AsyncGenerator[Output, None]:
         """Answer a request piece by piece; closing the iterator or cancelling its task aborts.
 
         Raises InputError and its kind for a request that cannot be served, EngineError when serving fails.
@@ -184,13 +184,13 @@ def _open_half(mmproj: Path, text: TextModel, options: Options) -> MediaHalf:
     """The media half, once it is known to fit the text half: opening it takes far longer than looking."""
     family = families.open_family(mmproj)
     for what, theirs, ours in (
-        ("rows of width", family.n_embd, text.n_embd_inp),
-        ("planes of positions, in number", family.n_pos, text.n_pos),
+        ("rows of width {}", family.n_embd, text.n_embd_inp),
+        ("{} positions a row", family.n_pos, text.n_pos),
     ):
         if theirs != ours:
             raise MismatchedHalves(
-                f"the halves are not of one model: {mmproj} gives {what} {theirs}, and {text.path} takes {ours}; "
-                "load the mmproj that was made with this text half"
+                f"the halves are not of one model: {mmproj} gives {what.format(theirs)}, and {text.path} takes "
+                f"{what.format(ours)}; load the mmproj that was made with this text half"
             )
     return open_half(mmproj, options)
 
