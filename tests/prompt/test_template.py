@@ -160,6 +160,19 @@ def test_a_placeholder_that_a_user_typed_stays_text(template, typed):
     assert f"[b]{text}" in flat(cut)
 
 
+def test_what_the_template_writes_beside_a_picture_stays_when_a_user_types_a_placeholder():
+    """A mark in the text would do for telling them apart, and would lose what the template says about its pictures."""
+    numbered = tiny.CHAT_TEMPLATE.replace("{% if add_vision_id %}", "{% if true %}")
+    cut = pieces(numbered, ("user", (FORGED, image("a"), "<|image_pad|>", image("b"))))
+    assert f"user\n{FORGED}Picture 1: [a]<|image_pad|>Picture 2: [b]<|im_end|>" in flat(cut)
+
+
+def test_a_placeholder_typed_in_place_of_a_dropped_picture_is_not_taken_for_it():
+    template = "{% for m in messages[1:] %}{% for c in m.content %}{{ c.text or '<|image_pad|>' }}{% endfor %}{% endfor %}"
+    with pytest.raises(InputError, match="does not print each picture"):
+        pieces(template, ("user", (image("a"),)), ("user", (image("b"), "<|image_pad|>")))
+
+
 def test_no_secret_is_left_in_the_text():
     for template in (*TEMPLATES.values(), LISTS_ONLY.replace("<image>", "<|image_pad|>")):
         assert not re.search(r"part[0-9a-f]{32}", flat(pieces(template, ("user", (image("a"), "x", image("b")))))), template
@@ -170,6 +183,9 @@ def test_the_longest_placeholder_is_taken():
         "{% for c in messages[0].content %}<v>{{ '<|vision_start|>' }}{{ '<|image_pad|>' }}{{ '<|vision_end|>' }}</v>{% endfor %}"
     )
     assert flat(pieces(around, ("user", (image("a"),)))) == "<v>[a]</v>"
+    ended = ChatTemplate("{% for c in messages[0].content %}<img>\n\n{% endfor %}")
+    cut = ended.cut([Message("user", (image("a"),))], {"image": ("<img>\n", "<img>")})
+    assert flat(cut) == "[a]\n"
     alone = "{% for c in messages[0].content %}<v><|image_pad|></v>{% endfor %}"
     assert flat(pieces(alone, ("user", (image("a"),)))) == "<v>[a]</v>"
 
