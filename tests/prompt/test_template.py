@@ -42,7 +42,8 @@ LOOPS = (
     "{{ {'seen': ns.seen, 'ü': '<&>', 'none': none} | tojson }}{{ ns.seen | tojson(indent=2) }}{{ ns.seen | join(', ') }}\n"
     "{{ '%s and %-5s|' % ('a', 'b') }}{{ '{:>4}|{}'.format(7, 'x') }}{{ 'x' * 3 }}{{ 2 ** 10 }}{{ ['a', 'b'] | last }}\n"
     "{% if messages[0].content is string and 'Hello' in messages[0].content %}greets{% endif %}\n"
-    "{% for a, b in {'k': 1}.items() %}{{ a }}={{ b }}{% endfor %}{{ eos_token }}{{ undefined_name }}\n"
+    "{% for a, b in {'k': 1}.items() %}{{ a.replace('k', 'l') }}={{ '+'.join([a, a]) }}{{ b }}{% endfor %}"
+    "{{ eos_token }}{{ undefined_name }}\n"
     "{{ dict(a=1).a }}{{ range(3) | list }}{{ 'a-b-c'.split('-')[-1] }}{{ '-'.join(['x', 'y']) }}{{ 'q'.replace('q', 'r') }}\n"
     "{{- 'p\\nq' | indent(3) }}{% if add_generation_prompt %}>{% endif %}"
 )

@@ -125,7 +125,8 @@ class _Sandbox(ImmutableSandboxedEnvironment):
             if name in _WIDTH_METHODS:
                 _work(context).spend(int(args[0]) if args else 0)
             if name == "replace":
-                return _replace(context, owner, *args, **kwargs)
+                given = {key: value for key, value in kwargs.items() if key not in ("_loop_vars", "_block_vars")}  # jinja's own
+                return _replace(context, owner, *args, **given)
             if name == "join":
                 return _join(context, args[0], owner)
         result = super().call(context, function, *args, **kwargs)
