@@ -94,6 +94,37 @@ def test_when_the_cache_is_full_the_newest_waits_and_all_answers_are_as_each_alo
     assert decoded > sum(n.usage.prompt_tokens for n in [outputs(load(), one)[-1] for one in wanted]) + 3 * 99  # some twice
 
 
+def test_who_left_the_full_cache_is_first_in_line_again(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, order = load(n_parallel=2, n_ctx=256), []
+    slots = engine._loop._slots
+    take = slots.take
+    monkeypatch.setattr(slots, "take", lambda one: (order.append(one.request.max_tokens), take(one)))
+    together(engine, [request("the user " * 9, n=n) for n in (101, 102, 103)])
+    first, second, third = dict.fromkeys(order)
+    assert order[:4] == [first, second, second, third]
+
+
+@pytest.mark.parametrize("full", [False, True], ids=["as it is", "by its own account never full"])
+def test_a_cache_that_is_full_before_it_should_be_stops_nobody(load: Load, monkeypatch: pytest.MonkeyPatch, full: bool) -> None:
+    wanted = [request(f"the user {i} ", n=100) for i in range(3)]
+    alone = [tokens(load(), one) for one in wanted]
+    engine = load(n_parallel=3, n_ctx=256)
+    if full:
+        monkeypatch.setattr(engine._context, "n_ctx", 10**6)
+    assert together(engine, wanted) == alone
+
+
+def test_what_idles_in_the_cache_makes_room(load: Load) -> None:
+    engine = load(n_parallel=2, n_ctx=256)
+    together(engine, [request("one " * 9, n=40), request("two " * 9, n=40)])
+    idle = engine.stats().kv_rows
+    assert idle > 128
+    last = outputs(engine, request("what", n=None))[-1]
+    assert last.finish_reason == "length"
+    assert last.usage.prompt_tokens + last.usage.completion_tokens == 257
+    assert engine.stats().kv_rows == 256
+
+
 def test_tokens_and_texts_of_a_stream_are_those_of_the_whole(engine: Engine) -> None:
     found = outputs(engine, request(png(), "what", n=40))
     ids = joined(found)

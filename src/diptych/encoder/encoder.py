@@ -111,7 +111,7 @@ class Encoder:
             if tasks:
                 self._run(tasks)
         except Exception as error:
-            log.warning("a run of %d pieces failed: %s", len(tasks), error)
+            log.info("a run of %d pieces failed: %s", len(tasks), error)
             if len(tasks) == 1:
                 return self._fail(tasks[0][0], error)
             for task in tasks:

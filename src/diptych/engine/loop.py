@@ -36,6 +36,7 @@ class Loop:
         self._calls: Counter[Kind] = Counter()
         self._rows: Counter[Kind] = Counter()
         self._model, self._context, self._encoder = model, context, encoder
+        self._crowded = False  # one was put back, and none has ended since
         self._inbox = Inbox()
         self._last: Kind | None = None
         self._thread = threading.Thread(target=self._run, name="diptych-engine", daemon=True)
@@ -90,7 +91,7 @@ class Loop:
         """Give free slots to those who wait, in order, as far as the KV cache has room for what is known of them."""
         while self._waiting and self._slots.free:
             needed = sum(s.n_rows for s in [*self._running, self._waiting[0]])
-            if self._running and needed > self._context.n_ctx:
+            if self._running and (self._crowded or needed > self._context.n_ctx):
                 return
             sequence = self._waiting.popleft()
             self._slots.take(sequence)
@@ -140,6 +141,7 @@ class Loop:
         self._running.pop()
         self._slots.give_back(newest, forget=True)
         self._waiting.appendleft(newest)
+        self._crowded = True
 
     def _sample(self, sequence: Sequence, i: int) -> None:
         """Choose the next token from the `i`-th row of logits, and see whether it is the last."""
@@ -211,6 +213,7 @@ class Loop:
         for encoding in sequence.encodings.values():
             encoding.cancel()
         self._slots.give_back(sequence, forget=forget)
+        self._crowded = False
         sequence.rows.clear()
         if sequence.sampler is not None:
             sequence.sampler.close()

@@ -21,9 +21,7 @@ class Preparation:
     """All that making sequences takes. Its one method runs on worker threads and reads the vocabulary only."""
 
     def __init__(self, text: TextModel, half: MediaHalf | None, context: Context, options: Options) -> None:
-        """Raises FileError where the text half has no chat template."""
-        if not text.chat_template:
-            raise FileError(f"{text.path} has no chat template, which every question is put in; convert a chat model")
+        """Raises FileError where the text half's chat template cannot be used; without one it is ChatML."""
         self._template = prompt.ChatTemplate(text.chat_template, text.bos, text.eos)
         self._text, self._half, self._options = text, half, options
         self._n_ctx, self._n_ubatch = context.n_ctx, context.n_ubatch
