@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny
 from PIL import Image
 
+import tiny
 from diptych.cli.main import main
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import pictures
 import pytest
-import tiny
 
+import pictures
+import tiny
 from cli.conftest import Diptych, Done
 from diptych.convert import convert
 
@@ -76,7 +76,9 @@ def test_a_missing_picture_and_a_folder_are_refused_by_name(diptych: Diptych, mo
         refused(diptych("run", model, "-p", "x", "--image", path), str(path))
 
 
-def test_a_picture_over_the_limit_is_refused_before_decoding(diptych: Diptych, model: Path, picture: Path, tmp_path: Path) -> None:
+def test_a_picture_over_the_limit_is_refused_before_decoding(
+    diptych: Diptych, model: Path, picture: Path, tmp_path: Path
+) -> None:
     limit = ("--media-max-pixels", 5000)
     refused(diptych("run", model, "-p", "x", "--image", picture, *limit), "7700", "5000")
 

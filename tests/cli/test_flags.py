@@ -24,7 +24,9 @@ def seen(arguments: dict[str, object]) -> Options:
     return got[0]
 
 
-def test_a_flag_goes_before_a_variable_before_the_file_before_the_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_flag_goes_before_a_variable_before_the_file_before_the_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert seen({}).n_ctx == Options.model_fields["n_ctx"].default
     file = tmp_path / "settings.yaml"
     file.write_text("n_ctx: 111\nthreads: 3\n")

@@ -6,9 +6,9 @@ import io
 import json
 from pathlib import Path
 
-import pictures
 import pytest
 
+import pictures
 from cli.conftest import Diptych
 from diptych import reader
 
@@ -70,7 +70,15 @@ def test_a_chat_takes_pictures_and_keeps_going_after_an_error(
     diptych: Diptych, receipt: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "broken.png").write_bytes(b"not a picture")
-    lines = [f"/image {receipt}", "Read it.", "/image nowhere.png", f"/image {tmp_path / 'broken.png'}", "Read.", "/clear", "/dance"]
+    lines = [
+        f"/image {receipt}",
+        "Read it.",
+        "/image nowhere.png",
+        f"/image {tmp_path / 'broken.png'}",
+        "Read.",
+        "/clear",
+        "/dance",
+    ]
     monkeypatch.setattr("sys.stdin", io.StringIO("\n".join([*lines, f"/image {receipt}", "Again.", "/quit", "never"])))
     done = diptych("run", "reader", "--temp", 0)
     assert done.code == 0

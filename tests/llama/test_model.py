@@ -25,7 +25,7 @@ def test_a_model_says_what_its_file_holds(text: TextModel) -> None:
 
 @pytest.mark.parity
 @pytest.mark.parametrize(
-    "string", ["", "the user says", "<|im_start|>user\nthe 12 hé<|im_end|>", "日本語 🙂\r\n\r\n", "a" * 5000, "\0x"]
+    "string", ["", "the user says", "<|im_start|>user\nthe 12 hé<|im_end|>", "日本語 🙂\r\n\r\n", "a" * 5000, "\0x", "cafe\u0301"]
 )
 def test_tokens_equal_the_tokenizer_library(text: TextModel, string: str) -> None:
     assert text.tokenize(string) == tiny.tokenizer().encode(string, add_special_tokens=False).ids

@@ -25,7 +25,7 @@ def command(
 ) -> None:
     """Draw a picture as the model sees it: patches, merged tokens, sizes, positions."""
     from diptych.families import open_family
-    from diptych.media.draw import overlay
+    from diptych.media.draw import overlay, seen
     from diptych.media.load import load
     from diptych.types import Source
 
@@ -37,7 +37,18 @@ def command(
     chunks = family.preprocess(
         load(Source("image", url=image), max_pixels=options.media_max_pixels), flags.media_settings(options)
     )
-    drawn = overlay(family, chunks, name=Path(image).name)
+    chunk, hp = chunks[0], family.hp
+    fed = next(iter(chunk.pieces[0].inputs.values()))
+    pixels = seen(fed, chunk.used, hp.patch_size, hp.n_merge, hp.mean, hp.std)
+    drawn = overlay(
+        pixels,
+        family.positions(chunk, 0)[0],
+        grid=(chunk.grid.t, chunk.grid.h, chunk.grid.w),
+        patch=hp.patch_size,
+        merge=hp.n_merge,
+        size=chunk.size,
+        title=Path(image).name,
+    )
     with whole_file(output, force=force, inputs=inputs) as part:
         drawn.save(part, format="PNG")
     tokens = sum(c.n_tokens for c in chunks)

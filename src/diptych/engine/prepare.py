@@ -9,7 +9,7 @@ from functools import partial
 from diptych import prompt
 from diptych.engine.answer import Answer, Emit
 from diptych.engine.sequence import Sequence, Span, place
-from diptych.errors import ContextOverflow, FileError, InputError
+from diptych.errors import ContextOverflow, InputError
 from diptych.families.base import MediaHalf
 from diptych.llama.model import Context, TextModel
 from diptych.media.load import load
@@ -21,7 +21,7 @@ class Preparation:
     """All that making sequences takes. Its one method runs on worker threads and reads the vocabulary only."""
 
     def __init__(self, text: TextModel, half: MediaHalf | None, context: Context, options: Options) -> None:
-        """Raises FileError where the text half's chat template cannot be used; without one it is ChatML."""
+        """A text half without a chat template gets ChatML."""
         self._template = prompt.ChatTemplate(text.chat_template, text.bos, text.eos)
         self._text, self._half, self._options = text, half, options
         self._n_ctx, self._n_ubatch = context.n_ctx, context.n_ubatch

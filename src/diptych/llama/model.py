@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
@@ -19,6 +20,7 @@ from diptych.options import Options
 __all__ = ["Context", "TextModel", "check_gguf"]
 
 _MAGIC = b"GGUF"
+_NFC = ("qwen2",)  # tokenizers that compose characters first, which llama.cpp leaves out
 
 
 class TextModel(Native):
@@ -65,6 +67,8 @@ class TextModel(Native):
 
     def tokenize(self, text: str, parse_special: bool = True) -> list[int]:
         """Text → tokens, nothing put before or behind; special tokens in it count as such unless told otherwise."""
+        if self.metadata.get("tokenizer.ggml.pre") in _NFC:
+            text = unicodedata.normalize("NFC", text)
         try:
             data = text.encode()
         except UnicodeEncodeError as error:
