@@ -53,3 +53,13 @@ def save(path: Path, pixels: Pixels) -> Path:
 @cache
 def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size)
+
+
+def printed(words: str, width: int, height: int, size: int = 22, font: str = "DejaVuSans.ttf") -> Pixels:
+    """Dark words on white in one of the fonts the reader knows, which matplotlib carries."""
+    import matplotlib
+
+    face = ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / font, size)
+    picture = Image.new("RGB", (width, height), "white")
+    ImageDraw.Draw(picture).multiline_text((20, (height - size) // 3), words, (20, 20, 30), face)
+    return np.asarray(picture)

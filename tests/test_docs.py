@@ -39,9 +39,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("docs")
     tiny.qwen2vl(folder / "Qwen2-VL-2B-Instruct")
     Image.fromarray(pictures.gradient(200, 120)).save(folder / "photo.jpg")
-    Image.fromarray(pictures.text(360, 90, "TOTAL: $12.50", 22)).save(folder / "receipt.png")
+    Image.fromarray(pictures.printed("TOTAL: $12.50", 360, 90)).save(folder / "receipt.png")
     (folder / "docs").mkdir()
-    Image.fromarray(pictures.text(360, 90, "TOTAL: $12.50", 22)).save(folder / "docs" / "receipt.png")
+    Image.fromarray(pictures.printed("TOTAL: $12.50", 360, 90)).save(folder / "docs" / "receipt.png")
     (folder / "settings.yaml").write_text("n_ctx: 2048\n")
     return folder
 

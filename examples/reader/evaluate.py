@@ -18,7 +18,7 @@ from diptych import Engine, Source
 from drawing import CELL, FONTS, Picture, Style, draw
 
 HELD_OUT = 20_260_000  # seeds from here on are never trained on
-QUESTIONS = ("Read the text.", "What does the picture say?", "ocr please", "Kannst du das lesen?", "Give me the words, nothing else")
+QUESTIONS = ("Read the text.", "What does the picture say?", "ocr please", "Kannst du das lesen?", "Just the words!")
 CLAIMS = {  # what the reader claims to read, set by set
     "core, 1-2 lines": Style(core=1.0, lines=(1, 2), length=(1, 20), fonts=FONTS[:2], size=(18, 24)),
     "core, 4 fonts, 1-4 lines": Style(core=1.0, lines=(1, 4), length=(1, 24), size=(16, 28)),
@@ -94,6 +94,9 @@ if __name__ == "__main__":
     with Engine.load(parsed.deployment) as loaded:
         for name, style in CLAIMS.items():
             result, wrong = evaluate(loaded, held_out(style, parsed.n, parsed.seed))
-            print(f"{name}: {result.character_rate:.2%} of characters, {result.line_rate:.2%} of lines ({parsed.n} pictures)", flush=True)
+            print(
+                f"{name}: {result.character_rate:.2%} of characters, {result.line_rate:.2%} of lines, {parsed.n} pictures",
+                flush=True,
+            )
             if parsed.errors:
                 parsed.errors.write_text(json.dumps({name: wrong}, indent=1, ensure_ascii=False))

@@ -80,7 +80,7 @@ def test_a_picture_over_the_limit_is_refused_before_decoding(
     diptych: Diptych, model: Path, picture: Path, tmp_path: Path
 ) -> None:
     limit = ("--media-max-pixels", 5000)
-    refused(diptych("run", model, "-p", "x", "--image", picture, *limit), "7700", "5000")
+    refused(diptych("run", model, "-p", "x", "--image", picture, *limit), "7,700", "5,000")
 
 
 def commands(model: Path, picture: Path) -> dict[str, Callable[[Path], Arguments]]:
@@ -150,5 +150,5 @@ def test_a_folder_that_is_no_deployment_or_checkpoint_is_told(diptych: Diptych, 
 
 
 def test_a_grammar_that_cannot_be_used_is_refused(diptych: Diptych, model: Path) -> None:
-    refused(diptych("run", "-m", model / "text.gguf", "-p", "x", "--grammar", "root ::="), "grammar")
+    refused(diptych("run", "-m", model / "text.gguf", "-p", "x", "--grammar", "root ::= ("), "grammar")
     refused(diptych("run", "-m", model / "text.gguf", "-p", "x", "--json-schema", "{"), "schema")

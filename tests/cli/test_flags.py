@@ -44,7 +44,7 @@ def test_false_and_zero_are_values_that_were_given() -> None:
 
 def test_a_variable_that_does_not_fit_names_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DIPTYCH_N_CTX", "many")
-    with pytest.raises(InputError, match="DIPTYCH_N_CTX.*'many'"):
+    with pytest.raises(InputError, match=r"DIPTYCH_N_CTX.*'many'"):
         seen({})
 
 

@@ -21,7 +21,8 @@ def test_help_lists_every_command_without_loading_any() -> None:
     code = (
         "import sys\nfrom diptych.cli.main import main\n"
         "try: main(['--help'])\nexcept SystemExit as e: assert e.code == 0, e.code\n"
-        "heavy = {'numpy', 'onnxruntime', 'llama_cpp', 'pydantic_settings', 'PIL', 'torch', 'onnx_ir', 'gguf'} & set(sys.modules)\n"
+        "heavy = {'numpy', 'onnxruntime', 'llama_cpp', 'pydantic_settings', 'PIL', 'torch', 'onnx_ir', 'gguf'}\n"
+        "heavy &= set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

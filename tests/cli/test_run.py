@@ -15,7 +15,7 @@ from diptych import reader
 
 @pytest.fixture(scope="session")
 def receipt(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return pictures.save(tmp_path_factory.mktemp("receipt") / "receipt.png", pictures.text(360, 90, "TOTAL: $12.50", 22))
+    return pictures.save(tmp_path_factory.mktemp("receipt") / "receipt.png", pictures.printed("TOTAL: $12.50", 360, 90))
 
 
 def halves(model: Path) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from asking import GREEDY, Load, joined, outputs, png, request, together, tokens
 
+from diptych.encoder.encoder import Encoder
 from diptych.engine import Engine
 from diptych.errors import ContextOverflow, EngineError, FileError, InputError, MediaError, MismatchedHalves
 from diptych.types import MediaSettings, Message, Request, Sampling, Source
@@ -186,10 +187,11 @@ def test_a_prompt_as_long_as_the_context_gets_one_token(load: Load) -> None:
         outputs(engine, request("1" * (257 - base)))
 
 
-def test_a_repeated_prompt_decodes_one_row_of_it(engine: Engine) -> None:
+def test_a_repeated_prompt_decodes_one_row_of_it(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = request(png(), "what", n=4)
     first = outputs(engine, wanted)
     before = engine.stats()
+    monkeypatch.delattr(Encoder, "submit")  # what the cache holds is not encoded again
     assert before.media_rows == 12
     again = outputs(engine, wanted)
     after = engine.stats()
@@ -197,7 +199,6 @@ def test_a_repeated_prompt_decodes_one_row_of_it(engine: Engine) -> None:
     assert after.media_rows == before.media_rows
     assert after.token_rows == before.token_rows + 1 + 3
     assert after.n_reused == first[-1].usage.prompt_tokens - 1
-    assert after.encoder.runs == before.encoder.runs  # what the cache holds is not encoded again
 
 
 def test_the_next_turn_of_a_chat_decodes_the_new_turn_only(engine: Engine) -> None:

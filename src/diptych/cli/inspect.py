@@ -23,7 +23,10 @@ def command(
     *,
     options: Options,
 ) -> None:
-    """Draw a picture as the model sees it: patches, merged tokens, sizes, positions."""
+    """Draw a picture as the model sees it.
+
+    Its sizes, its patches, the tokens they are merged to, and where these stand in the decoder's positions.
+    """
     from diptych.families import open_family
     from diptych.media.draw import overlay, seen
     from diptych.media.load import load
