@@ -59,13 +59,12 @@ def cli_page() -> str:
 
 def command_section(name: str, command: Any) -> str:
     """A command's usage, help, and a table for each group of its flags."""
-    arguments = " ".join(p.make_metavar(_context(command)) for p in command.params if p.param_type_name == "argument")
-    lines = [
-        f"## diptych {name}\n",
-        f"```\ndiptych {name} [OPTIONS] {arguments}".rstrip() + "\n```\n",
-        reflow(command.help or ""),
-    ]
+    arguments = [p for p in command.params if p.param_type_name == "argument"]
+    usage = " ".join(["diptych", name, *map(written, arguments), "[OPTIONS]"])
+    lines = [f"## diptych {name}\n", f"```\n{usage}\n```\n", reflow(command.help or "")]
     groups: dict[str, list[str]] = {}
+    if arguments:
+        groups["Arguments"] = [f"| `{written(p)}` | {p.help} |" for p in arguments]
     for param in command.params:
         if param.param_type_name == "option" and "--help" not in param.opts:
             groups.setdefault(getattr(param, "rich_help_panel", None) or "Options", []).append(option_row(param))
@@ -78,6 +77,8 @@ def option_row(param: Any) -> str:
     spellings = ", ".join(f"`{s}`" for s in (*param.opts, *param.secondary_opts))
     default = param.show_default if isinstance(param.show_default, str) else param.default
     shown = f" Default: `{default}`." if default not in (None, False, "", []) and not callable(default) else ""
+    if param.metavar and "|" in param.metavar:
+        shown = f" One of {', '.join(f'`{choice}`' for choice in param.metavar.split('|'))}.{shown}"
     if param.required:
         shown = " Required."
     return f"| {spellings} | {(param.help or '').replace('|', chr(92) + '|')}{shown} |"
@@ -87,8 +88,9 @@ def reflow(text: str) -> str:
     return "\n\n".join(" ".join(p.split()) for p in re.split(r"\n\s*\n", text.strip())) + "\n"
 
 
-def _context(command: Any) -> Any:
-    return command.make_context(command.name, [], resilient_parsing=True)
+def written(argument: Any) -> str:
+    name = argument.metavar or argument.name.upper()
+    return name if argument.required else f"[{name}]"
 
 
 def main() -> int:
