@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -263,3 +266,20 @@ def test_an_event_loop_that_is_gone_does_not_hurt_the_engine(engine: Engine) -> 
     wait_until(lambda: engine.stats().running == 0)
     assert outputs(engine, request("what", sampling=GREEDY))
     del stream
+
+
+def test_leaving_python_without_closing_is_no_crash(deployment: Path) -> None:
+    code = f"""
+import asyncio, threading, time
+from diptych import Engine, EngineError, Message, Options, Request
+engine = Engine.load({str(deployment)!r}, options=Options(threads=1))
+async def ask():
+    try:
+        async for _ in engine.generate(Request((Message("user", ("the",)),))): pass
+    except EngineError as error:
+        print(error)
+threading.Thread(target=lambda: asyncio.run(ask()), daemon=True).start()
+while engine.stats().token_rows < 30: time.sleep(0.001)
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert run.returncode == 0, run.stderr

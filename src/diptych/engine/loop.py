@@ -93,9 +93,8 @@ class Loop:
             needed = sum(s.n_rows for s in [*self._running, self._waiting[0]])
             if self._running and (self._crowded or needed > self._context.n_ctx):
                 return
-            sequence = self._waiting.popleft()
+            self._running.append(sequence := self._waiting.popleft())
             self._slots.take(sequence)
-            self._running.append(sequence)
             self._encode(sequence, sequence.cursor)
 
     def _decode(self, step: Step) -> None:
@@ -130,7 +129,8 @@ class Loop:
         if len(step.sequences) == 1:
             return self._end(step.sequences[0], error)
         for sequence, segment in zip(step.sequences, step.batch.segments, strict=True):
-            self._decode(Step(step.kind, Batch((segment,)), (sequence,)))
+            if sequence in self._running:  # else an earlier one of them has put it back in line
+                self._decode(Step(step.kind, Batch((segment,)), (sequence,)))
 
     def _put_back(self) -> None:
         """The KV cache is full: the newest sequence leaves it and is first in line again."""
@@ -138,9 +138,8 @@ class Loop:
         if len(self._running) == 1:
             error = EngineError(f"the KV cache has no room for {newest.n_rows} rows; set a larger n_ctx")
             return self._end(newest, error, forget=True)
-        self._running.pop()
+        self._waiting.appendleft(self._running.pop())
         self._slots.give_back(newest, forget=True)
-        self._waiting.appendleft(newest)
         self._crowded = True
 
     def _sample(self, sequence: Sequence, i: int) -> None:
