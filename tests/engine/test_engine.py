@@ -12,6 +12,7 @@ from asking import GREEDY, Load, joined, outputs, png, request, together, tokens
 
 from diptych.encoder.encoder import Encoder
 from diptych.engine import Engine
+from diptych.engine.sequence import Sequence
 from diptych.errors import ContextOverflow, EngineError, FileError, InputError, MediaError, MismatchedHalves
 from diptych.types import MediaSettings, Message, Request, Sampling, Source
 
@@ -96,13 +97,21 @@ def test_when_the_cache_is_full_the_newest_waits_and_all_answers_are_as_each_alo
 
 
 def test_who_left_the_full_cache_is_first_in_line_again(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine, order = load(n_parallel=2, n_ctx=256), []
+    engine, order, running = load(n_parallel=2, n_ctx=256), [], []
     slots = engine._loop._slots
     take = slots.take
-    monkeypatch.setattr(slots, "take", lambda one: (order.append(one.request.max_tokens), take(one)))
+
+    def noting(one: Sequence) -> None:
+        order.append(one.request.max_tokens)
+        running.append(engine.stats().running)
+        take(one)
+
+    monkeypatch.setattr(slots, "take", noting)
     together(engine, [request("the user " * 9, n=n) for n in (101, 102, 103)])
     first, second, third = dict.fromkeys(order)
     assert order[:4] == [first, second, second, third]
+    together(engine, [request("user", n=80), request("the", n=80)])
+    assert running[-1] == 2  # where there is room again, they run side by side again
 
 
 @pytest.mark.parametrize("full", [False, True], ids=["as it is", "by its own account never full"])
