@@ -10,11 +10,13 @@ import string
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-FONTS = ("DejaVuSans.ttf", "DejaVuSansMono.ttf", "DejaVuSerif.ttf", "DejaVuSans-Bold.ttf")
+PILLOW = "Pillow's own"  # the font of ImageFont.load_default
+FONTS = ("DejaVuSans.ttf", "DejaVuSansMono.ttf", "DejaVuSerif.ttf", "DejaVuSans-Bold.ttf", PILLOW)
 CORE = string.digits + string.ascii_uppercase + " .,:-/$%"
 CHARACTERS = CORE + string.ascii_lowercase
 CELL = 28  # pixels a side of one media token: patch 14, merge 2
@@ -55,6 +57,8 @@ def font_folder() -> Path:
 
 @lru_cache(maxsize=256)
 def font(name: str, size: int) -> ImageFont.FreeTypeFont:
+    if name == PILLOW:
+        return cast(ImageFont.FreeTypeFont, ImageFont.load_default(size))
     return ImageFont.truetype(str(font_folder() / name), size, layout_engine=ImageFont.Layout.BASIC)
 
 

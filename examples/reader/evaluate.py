@@ -21,7 +21,7 @@ HELD_OUT = 20_260_000  # seeds from here on are never trained on
 QUESTIONS = ("Read the text.", "What does the picture say?", "ocr please", "Kannst du das lesen?", "Just the words!")
 CLAIMS = {  # what the reader claims to read, set by set
     "core, 1-2 lines": Style(core=1.0, lines=(1, 2), length=(1, 20), fonts=FONTS[:2], size=(18, 24)),
-    "core, 4 fonts, 1-4 lines": Style(core=1.0, lines=(1, 4), length=(1, 24), size=(16, 28)),
+    "core, 5 fonts, 1-4 lines": Style(core=1.0, lines=(1, 4), length=(1, 24), size=(16, 28)),
     "with small letters": Style(core=0.0, lines=(1, 4), length=(1, 24), size=(16, 28)),
 }
 

@@ -48,9 +48,9 @@ class Options(BaseSettings):
     encode_max_patches: Annotated[
         int, Field(ge=1, description="Most patches in one run of the encoder; a larger picture goes alone.")
     ] = 16384
-    cache_dir: Annotated[
-        Path | None, Field(description="Where compiled graphs are kept; by default the user's cache folder.")
-    ] = None
+    warmup: Annotated[bool, Field(description="Run the encoder once while loading, so that the first picture is not slower.")] = (
+        False
+    )
 
     @classmethod
     def settings_customise_sources(

@@ -20,7 +20,7 @@ from diptych.options import Options
 from diptych.types import MediaChunk, Source
 
 
-@with_options(*flags.MEDIA)
+@with_options(*(name for name in flags.MEDIA if name != "warmup"), "threads")
 def command(
     mmproj: Annotated[Path, typer.Option("--mmproj", help="The media half, an mmproj GGUF.")],
     image: Annotated[list[str], typer.Option("--image", help="A picture (path or URL); repeatable.")],

@@ -31,17 +31,10 @@ SPELLINGS: dict[str, tuple[str, ...]] = {
     "providers": ("--provider",),
 }
 MEDIA = (
-    "min_pixels",
-    "max_pixels",
-    "precision",
-    "threads",
-    "providers",
-    "provider_options",
-    "media_max_pixels",
-    "encode_max_patches",
-)
+    "min_pixels", "max_pixels", "precision", "providers", "provider_options", "media_max_pixels", "encode_max_patches", "warmup",
+)  # fmt: skip
 TEXT = (
-    "n_ctx", "n_batch", "n_ubatch", "n_gpu_layers", "cache_type_k", "cache_type_v", "flash_attn", "mmap", "mlock",
+    "n_ctx", "n_batch", "n_ubatch", "threads", "n_gpu_layers", "cache_type_k", "cache_type_v", "flash_attn", "mmap", "mlock",
 )  # fmt: skip
 
 
@@ -91,7 +84,7 @@ def _flag(name: str) -> inspect.Parameter:
     shown = default if isinstance(default, (int, float, str)) and not isinstance(default, bool) else None
     info = typer.Option(
         None, *spelling, help=field.description, show_default=str(shown) if shown is not None else False, metavar=choices,
-        rich_help_panel="Media half" if name in MEDIA and name != "threads" else "Text half and machine",
+        rich_help_panel="Media half" if name in MEDIA else "Text half and machine",
     )  # fmt: skip
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=info, annotation=kind | None)
 

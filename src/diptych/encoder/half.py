@@ -23,7 +23,10 @@ PREPACK = 100_000_000  # weights; at 675 million it costs 8 s of loading and 0.2
 
 def open_half(mmproj: Path, options: Options) -> MediaHalf:
     """The media half of an mmproj file. Raises FileError, UnknownModel or EngineError when it cannot be had."""
-    return FamilyHalf(families.open_family(mmproj), options)
+    half = FamilyHalf(families.open_family(mmproj), options)
+    if options.warmup:
+        half.warm_up()
+    return half
 
 
 class FamilyHalf:
