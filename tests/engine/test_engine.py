@@ -110,8 +110,9 @@ def test_who_left_the_full_cache_is_first_in_line_again(load: Load, monkeypatch:
     together(engine, [request("the user " * 9, n=n) for n in (101, 102, 103)])
     first, second, third = dict.fromkeys(order)
     assert order[:4] == [first, second, second, third]
+    running.clear()
     together(engine, [request("user", n=80), request("the", n=80)])
-    assert running[-1] == 2  # where there is room again, they run side by side again
+    assert max(running) == 2  # where there is room again, they run side by side again
 
 
 @pytest.mark.parametrize("full", [False, True], ids=["as it is", "by its own account never full"])
