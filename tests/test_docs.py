@@ -28,7 +28,7 @@ def blocks(page: Path, language: str) -> list[str]:
 def commands(page: Path) -> Iterator[str]:
     for block in blocks(page, "bash"):
         for line in block.splitlines():
-            command = line.partition("  #")[0].strip()
+            command = line.partition(" #")[0].strip()
             if command and not SETUP.search(command):
                 yield command
 

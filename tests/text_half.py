@@ -15,12 +15,11 @@ from numpy.typing import NDArray
 
 import tiny
 from diptych import positions
-from diptych.llama.model import Context, TextModel
-from diptych.options import Options
+from diptych.llama.context import Context
+from diptych.llama.model import TextModel
 from diptych.types import Batch, Grid, MediaChunk, Segment
 
 N_VOCAB = 284  # of the tiny checkpoints: 274 tokens and ten spare rows
-EXACT = Options(cache_type_k="f32", cache_type_v="f32", flash_attn="off", n_ctx=1024, threads=1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,7 +133,7 @@ class Maker:
             folder = tiny.qwen2vl(self._folders.mktemp("tiny"), shape)
             model = Qwen2VLForConditionalGeneration.from_pretrained(folder, dtype="float32").eval()
             self._made[shape] = Pair(
-                TextModel.load(write_text(folder / "text.gguf", shape, of_torch(model)), EXACT), model, shape
+                TextModel.load(write_text(folder / "text.gguf", shape, of_torch(model)), tiny.EXACT), model, shape
             )
         return self._made[shape]
 

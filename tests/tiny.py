@@ -7,6 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from diptych.options import Options
+
+# arithmetic that does not depend on what else is in a batch
+EXACT = Options(n_ctx=1024, threads=1, cache_type_k="f32", cache_type_v="f32", flash_attn="off")
 SPECIAL = (
     "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>",
     "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>",

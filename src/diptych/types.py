@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -88,12 +89,18 @@ class Grid:
 
 @dataclass(frozen=True, eq=False)
 class Piece:
-    """What the encoder takes in one go: a picture, a tile, an audio window. `key` is that of content and settings."""
+    """What the encoder takes in one go: a picture, a tile, an audio window. `grid` is its lattice of patches before any
+    merging; `key` is that of content and settings."""
 
     kind: str
     inputs: Mapping[str, NDArray[np.float32]]
     grid: tuple[int, ...]
     key: bytes = field(repr=False)
+
+    @property
+    def n_patches(self) -> int:
+        """How much of a run's patch budget it takes."""
+        return math.prod(self.grid)
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,6 @@ import pytest
 import tiny
 from diptych import convert
 from diptych.engine import Engine
-from diptych.options import Options
-
-# arithmetic that does not depend on what else is in a batch
-EXACT = Options(n_ctx=1024, threads=1, cache_type_k="f32", cache_type_v="f32", flash_attn="off")
 
 
 @pytest.fixture(scope="session")
@@ -33,7 +29,7 @@ def load(deployment: Path) -> Iterator[Callable[..., Engine]]:
     made: list[Engine] = []
 
     def load(**options: object) -> Engine:
-        made.append(Engine.load(deployment, options=EXACT.model_copy(update=options)))
+        made.append(Engine.load(deployment, options=tiny.EXACT.model_copy(update=options)))
         return made[-1]
 
     yield load

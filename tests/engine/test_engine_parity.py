@@ -91,9 +91,7 @@ class Pair:
 
 @pytest.fixture(scope="module", params=SHAPES)
 def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    from conftest import EXACT
-
-    made = Pair(tmp_path_factory.mktemp("pair"), SHAPES[request.param], lambda folder: Engine.load(folder, options=EXACT))
+    made = Pair(tmp_path_factory.mktemp("pair"), SHAPES[request.param], lambda folder: Engine.load(folder, options=tiny.EXACT))
     yield made
     made.engine.close()
 

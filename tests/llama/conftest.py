@@ -8,7 +8,8 @@ import pytest
 
 import text_half
 import tiny
-from diptych.llama.model import Context, TextModel
+from diptych.llama.context import Context
+from diptych.llama.model import TextModel
 
 
 @pytest.fixture(scope="session")
@@ -23,12 +24,12 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., tex
 def text(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TextModel]:
     """A text half of random weights; PyTorch has no part in it."""
     path = tmp_path_factory.mktemp("text") / "text.gguf"
-    with TextModel.load(text_half.write_text(path, shape := tiny.Qwen2VL(), text_half.random(shape)), text_half.EXACT) as made:
+    with TextModel.load(text_half.write_text(path, shape := tiny.Qwen2VL(), text_half.random(shape)), tiny.EXACT) as made:
         yield made
 
 
 @pytest.fixture
 def context(text: TextModel) -> Iterator[Context]:
     """A fresh context of it, exact, for two sequences."""
-    with Context(text, text_half.EXACT.model_copy(update={"n_parallel": 2}), n_outputs=64) as made:
+    with Context(text, tiny.EXACT.model_copy(update={"n_parallel": 2}), n_outputs=64) as made:
         yield made

@@ -11,13 +11,14 @@ import numpy as np
 import psutil
 import pytest
 
+import tiny
 from diptych.errors import EngineError, InputError
 from diptych.llama import log
-from diptych.llama.context import default_threads
-from diptych.llama.model import Context, TextModel
+from diptych.llama.context import Context, default_threads
+from diptych.llama.model import TextModel
 from diptych.options import Options
 from diptych.types import Batch, Segment
-from text_half import EXACT, decode
+from text_half import decode
 
 
 def tokens(n: int, start: int = 0, seq_id: int = 0, wants: bool = True) -> Segment:
@@ -137,7 +138,7 @@ def test_rows_of_one_image_see_each_other_only_when_not_causal(context: Context)
 
 
 def test_a_non_causal_image_over_n_ubatch_is_refused_before_llama_cpp_aborts(text: TextModel) -> None:
-    with Context(text, EXACT.model_copy(update={"n_ubatch": 4})) as context:
+    with Context(text, tiny.EXACT.model_copy(update={"n_ubatch": 4})) as context:
         assert context.decode(Batch((rows(4),), causal=False))
         with pytest.raises(EngineError, match="needs n_ubatch of as many; it is 4"):
             context.decode(Batch((rows(5, start=1),), causal=False))

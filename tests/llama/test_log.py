@@ -8,7 +8,8 @@ import logging
 import pytest
 
 from diptych.llama import log
-from diptych.llama.model import Context, TextModel
+from diptych.llama.context import Context
+from diptych.llama.model import TextModel
 from diptych.options import Options
 
 

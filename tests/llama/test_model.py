@@ -12,7 +12,8 @@ import pytest
 
 import tiny
 from diptych.errors import EngineError, FileError, InputError, UnknownModel
-from diptych.llama.model import Context, TextModel
+from diptych.llama.context import Context
+from diptych.llama.model import TextModel
 from diptych.options import Options
 
 

@@ -13,10 +13,11 @@ import pytest
 
 import tiny
 from diptych.errors import EngineError, FileError, GrammarError, InputError
-from diptych.llama.model import Context, TextModel
+from diptych.llama.context import Context
+from diptych.llama.model import TextModel
 from diptych.llama.sampler import Sampler, default_sampling
 from diptych.types import Batch, Sampling, Segment
-from text_half import EXACT, random, write_text
+from text_half import random, write_text
 
 GREEDY = Sampling(temperature=0)
 
@@ -24,7 +25,7 @@ GREEDY = Sampling(temperature=0)
 @pytest.fixture(scope="module")
 def logits(text: TextModel) -> Iterator[Context]:
     """A context whose last batch gave the logits of two sequences, and the logits of row 1 beside them."""
-    with Context(text, EXACT.model_copy(update={"n_parallel": 3})) as context:
+    with Context(text, tiny.EXACT.model_copy(update={"n_parallel": 3})) as context:
         segments = [
             Segment(i, np.arange(4, dtype=np.int32)[None], tokens=np.arange(4, dtype=np.int32) + 60 * i, wants_logits=i != 1)
             for i in range(3)
@@ -157,7 +158,7 @@ def test_a_schema_makes_a_random_model_answer_in_json(text: TextModel) -> None:
     }
     for seed in range(3):
         out, token, sampling = b"", 1, Sampling(seed=seed, temperature=1.5, json_schema=json.dumps(wanted))
-        with Context(text, EXACT) as context, Sampler(text, sampling) as sampler:
+        with Context(text, tiny.EXACT) as context, Sampler(text, sampling) as sampler:
             for i in range(100):
                 one = Segment(0, np.full((1, 1), i, np.int32), tokens=np.array([token], np.int32), wants_logits=True)
                 assert context.decode(Batch((one,)))

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 import tiny
-from diptych.llama.model import Context, TextModel
+from diptych.llama.context import Context
+from diptych.llama.model import TextModel
 from diptych.options import Options
 from diptych.types import Batch, Segment
-from text_half import EXACT, N_VOCAB, Pair, Part, batches, decode, of_torch, write_text
+from text_half import N_VOCAB, Pair, Part, batches, decode, of_torch, write_text
 
 pytestmark = pytest.mark.parity
 TOLERANCE = 2e-5  # on logits, absolute; they spread over about ±2
@@ -25,7 +26,7 @@ SHAPES = [
 
 
 def context_of(pair: Pair, **options: object) -> Context:
-    return Context(pair.text, EXACT.model_copy(update=options), n_outputs=256)
+    return Context(pair.text, tiny.EXACT.model_copy(update=options), n_outputs=256)
 
 
 def prompts(pair: Pair) -> dict[str, list[Part]]:
@@ -95,7 +96,7 @@ def test_two_sequences_in_one_batch_give_what_each_gives_alone(pair: Callable[..
     """To the bit with a cache of their own; in a shared one, sums over the cells run in another order."""
     both = pair()
     prompts = [[both.tokens(9, seed=3), both.picture(3, 4), both.tokens(3)], [both.tokens(9, seed=4), both.picture(4, 2)]]
-    alone, options = [], EXACT.model_copy(update={"n_parallel": 2})
+    alone, options = [], tiny.EXACT.model_copy(update={"n_parallel": 2})
     for i, parts in enumerate(prompts):
         with Context(both.text, options, unified=unified, n_outputs=64) as context:
             alone.append(decode(context, both.segments(parts, seq_id=i)))
@@ -184,7 +185,7 @@ def test_interleaved_sections_leave_frequencies_unrotated_in_llama_cpp(
         hidden = model(inputs_embeds=torch.from_numpy(rows)[None], position_ids=positions).last_hidden_state[0]
         expected = (hidden @ model.embed_tokens.weight.T).numpy()
     path = write_text(tmp_path / "text.gguf", shape, of_torch(model), "qwen3vl")
-    with TextModel.load(path, EXACT) as text, Context(text, EXACT, n_outputs=16) as context:
+    with TextModel.load(path, tiny.EXACT) as text, Context(text, tiny.EXACT, n_outputs=16) as context:
         ones = [Segment(0, planes[:, [i]], embeddings=rows[[i]], wants_logits=True) for i in range(12)]
         error = abs(decode(context, ones) - expected).max()
     assert error < 2e-6 if agrees else error > 1e-4

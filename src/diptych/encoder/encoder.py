@@ -130,9 +130,9 @@ class Encoder:
 
     def _cut(self, waiting: Sequence[_Task]) -> list[_Task]:
         group, out, room = self._half.batch_key(_piece(waiting[0])), [waiting[0]], self._max_patches
-        room -= n_patches(_piece(waiting[0]))
+        room -= _piece(waiting[0]).n_patches
         for task in waiting[1:]:
-            if self._half.batch_key(_piece(task)) == group and (n := n_patches(_piece(task))) <= room:
+            if self._half.batch_key(_piece(task)) == group and (n := _piece(task).n_patches) <= room:
                 out.append(task)
                 room -= n
         return out
@@ -141,11 +141,11 @@ class Encoder:
         """Encode pieces together, and hand out the chunks that are now complete."""
         pieces, start = [_piece(task) for task in tasks], time.perf_counter()
         arrays = self._half.encode(pieces)
-        seconds, total = time.perf_counter() - start, sum(map(n_patches, pieces))
+        seconds, total = time.perf_counter() - start, sum(piece.n_patches for piece in pieces)
         self._count(len(pieces), total, seconds)
         for (job, i), piece, array in zip(tasks, pieces, arrays, strict=True):
             job.arrays[i] = array
-            job.seconds += seconds * n_patches(piece) / max(total, 1)
+            job.seconds += seconds * piece.n_patches / max(total, 1)
         for job in dict.fromkeys(job for job, _ in tasks):
             if not job.missing:
                 self._deliver(job)
@@ -181,11 +181,6 @@ class Encoder:
         with self._changed:
             old = self._counters
             self._counters = Counters(old.runs + 1, old.pieces + pieces, old.patches + patches, old.seconds + seconds)
-
-
-def n_patches(piece: Piece) -> int:
-    """How much of the patch budget a piece takes: the first axis of what the encoder is fed."""
-    return len(next(iter(piece.inputs.values())))
 
 
 def check_rows(rows: Rows, chunk: MediaChunk, n_embd: int) -> None:

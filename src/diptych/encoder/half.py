@@ -90,12 +90,11 @@ def runs(pieces: Sequence[Piece], max_patches: int) -> Iterator[list[Piece]]:
     run: list[Piece] = []
     total = 0
     for piece in pieces:
-        n = math.prod(piece.grid)
-        if run and total + n > max_patches:
+        if run and total + piece.n_patches > max_patches:
             yield run
             run, total = [], 0
         run.append(piece)
-        total += n
+        total += piece.n_patches
     if run:
         yield run
 

@@ -23,7 +23,8 @@ from diptych.engine.sequence import Sequence
 from diptych.engine.stats import Stats
 from diptych.errors import DiptychError, EngineError, MismatchedHalves
 from diptych.families.base import MediaHalf
-from diptych.llama.model import Context, TextModel
+from diptych.llama.context import Context
+from diptych.llama.model import TextModel
 from diptych.llama.sampler import default_sampling
 from diptych.options import Options
 from diptych.types import Message, Output, Request, Sampling, Source

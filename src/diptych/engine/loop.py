@@ -15,7 +15,8 @@ from diptych.engine.sequence import Kind, Sequence
 from diptych.engine.slots import Slots
 from diptych.engine.stats import Stats
 from diptych.errors import DiptychError, EngineError, InputError
-from diptych.llama.model import Context, TextModel
+from diptych.llama.context import Context
+from diptych.llama.model import TextModel
 from diptych.llama.sampler import Sampler
 from diptych.types import Batch, FinishReason, TextChunk
 

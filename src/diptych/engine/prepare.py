@@ -11,7 +11,8 @@ from diptych.engine.answer import Answer, Emit
 from diptych.engine.sequence import Sequence, Span, place
 from diptych.errors import ContextOverflow, InputError
 from diptych.families.base import MediaHalf
-from diptych.llama.model import Context, TextModel
+from diptych.llama.context import Context
+from diptych.llama.model import TextModel
 from diptych.media.load import load
 from diptych.options import Options
 from diptych.types import MediaChunk, MediaSettings, Request

@@ -160,7 +160,7 @@ class Qwen2VL(Family):
 
     def split(self, pieces: Sequence[Piece], output: NDArray[np.float32]) -> list[Rows]:
         """One row for each merged cell of a piece."""
-        cells = [math.prod(p.grid) // self.hp.n_merge**2 for p in pieces]
+        cells = [p.n_patches // self.hp.n_merge**2 for p in pieces]
         return np.split(output, np.cumsum(cells)[:-1])
 
     def _angles(self, grid: tuple[int, ...]) -> NDArray[np.float32]:

@@ -13,11 +13,8 @@ import llama_cpp.llama_cpp as lib
 
 from diptych.errors import EngineError, FileError, InputError, UnknownModel
 from diptych.llama import log
-from diptych.llama.context import Context
 from diptych.llama.native import Native, Pointer
 from diptych.options import Options
-
-__all__ = ["Context", "TextModel", "check_gguf"]
 
 _MAGIC = b"GGUF"
 _NFC = ("qwen2",)  # tokenizers that compose characters first, which llama.cpp leaves out
