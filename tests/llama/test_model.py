@@ -74,7 +74,8 @@ def test_a_closed_model_says_so_and_closes_its_contexts_first(text: TextModel) -
 def test_python_exits_cleanly_whatever_was_left_open(text: TextModel, left_open: str) -> None:
     code = f"""
 from pathlib import Path
-from diptych.llama.model import *
+from diptych.llama.context import Context
+from diptych.llama.model import TextModel
 from diptych.llama.sampler import Sampler
 from diptych.options import Options
 from diptych.types import Sampling
