@@ -147,7 +147,8 @@ def test_a_non_causal_image_over_n_ubatch_is_refused_before_llama_cpp_aborts(tex
 def test_without_that_check_the_process_dies(text: TextModel) -> None:
     code = f"""
 import numpy as np; from pathlib import Path
-from diptych.llama.model import *; from diptych.options import Options; from diptych.types import *
+from diptych.llama.context import Context; from diptych.llama.model import TextModel
+from diptych.options import Options; from diptych.types import Batch, Segment
 c = Context(TextModel.load(Path({str(text.path)!r})), Options(n_ctx=256, n_ubatch=4)); c.n_ubatch = 99
 c.decode(Batch((Segment(0, np.zeros((4, 5), np.int32), embeddings=np.ones((5, 128), np.float32)),), causal=False))
 """
