@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from diptych import deploy
+from diptych import deploy, reader
 from diptych.deploy import Deployment
 from diptych.errors import FileError, InputError
 
@@ -39,7 +39,7 @@ def test_config_json_about_other_things_changes_nothing(tmp_path: Path) -> None:
 
 
 def test_reader_is_the_shipped_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(deploy, "READER", folder(tmp_path / "shipped", "text.gguf", "mmproj.gguf"))
+    monkeypatch.setattr(reader, "FOLDER", folder(tmp_path / "shipped", "text.gguf", "mmproj.gguf"))
     assert deploy.find("reader").text == tmp_path / "shipped" / "text.gguf"
 
 

@@ -10,11 +10,11 @@ import pytest
 SOURCE = Path(__file__).parent.parent / "src" / "diptych"
 LAYERS = (
     ("types", "errors"),
-    ("options", "positions", "files", "trace"),
+    ("options", "positions", "files", "reader"),
     ("weights", "media"),
     ("graph",),
     ("families",),
-    ("convert", "deploy", "reader"),
+    ("convert", "deploy"),
     ("export",),
     ("encoder", "llama"),
     ("prompt",),

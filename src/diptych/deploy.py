@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from diptych import reader
 from diptych.errors import FileError, InputError
-
-READER = Path(__file__).parent / "reader"  # the model that ships with the package
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,7 @@ def find(name: str | Path | None = None, *, model: Path | None = None, mmproj: P
     if name is not None and (model or mmproj):
         raise InputError(f"both the deployment {name} and the files of a model are named; name one of them")
     if name is not None:
-        return _read(READER if str(name) == "reader" else Path(name))
+        return _read(reader.FOLDER if str(name) == "reader" else Path(name))
     if model is None:
         raise InputError("there is no model to load; name a deployment (`reader` is the shipped one) or a text GGUF (-m)")
     return Deployment(_existing(model), _existing(mmproj) if mmproj else None)
