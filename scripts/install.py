@@ -8,7 +8,7 @@ import sys
 import time
 from collections import deque
 
-STEP = re.compile(r"\[(\d+)/(\d+)\]")
+STEP = re.compile(r"\[\s*(\d+)(?:/(\d+)|%)\]")  # as Ninja and as Make count
 
 
 def main(arguments: list[str]) -> int:
@@ -35,8 +35,7 @@ def main(arguments: list[str]) -> int:
 def stage(line: str) -> str | None:
     """What a line of pip's output tells a person, or None."""
     if match := STEP.match(line):
-        done, total = map(int, match.groups())
-        return f"compiling llama.cpp {round(10 * done / total) * 10}%"
+        return f"compiling llama.cpp {100 * int(match[1]) // int(match[2] or 100) // 5 * 5}%"
     if line.startswith(("Collecting ", "Building wheel for ", "Installing collected")):
         return " ".join(line.split()[:4]).partition(">")[0].partition("==")[0].rstrip(":,")
     if line.startswith("Successfully installed"):

@@ -98,7 +98,7 @@ def report(names: list[str], pictures: list[list[MediaChunk]], timings: dict[str
     tokens = [sum(chunk.n_tokens for chunk in chunks) for chunks in pictures]
     if as_json:
         images = [
-            {"size": chunks[0].size, "used": chunks[0].used, "grid": grid[0] if len(grid) == 1 else grid, "tokens": n}
+            {"size_given": chunks[0].size, "size_used": chunks[0].used, "grid": grid[0] if len(grid) == 1 else grid, "tokens": n}
             for chunks, grid, n in zip(pictures, grids, tokens, strict=True)
         ]
         show.print_json({"images": images, "timings": timings})

@@ -1,0 +1,63 @@
+"""`diptych encode` and `diptych inspect`: what is written and what is told."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+import pictures
+from cli.conftest import Diptych
+
+
+def test_the_file_holds_embeddings_grid_positions_and_pixels(diptych: Diptych, model: Path, tmp_path: Path) -> None:
+    wide = pictures.save(tmp_path / "wide.png", pictures.gradient(300, 100))
+    tall = pictures.save(tmp_path / "tall.png", pictures.noise(60, 140))
+    out = tmp_path / "out.npz"
+    done = diptych("encode", "--mmproj", model / "mmproj.gguf", "--image", wide, "--image", tall, "-o", out, "--json")
+    assert done.code == 0, done.err
+    told = json.loads(done.out)
+    assert [i["size_given"] for i in told["images"]] == [[300, 100], [60, 140]]
+    assert [i["size_used"] for i in told["images"]] == [[308, 112], [56, 140]]
+    assert [(i["grid"], i["tokens"]) for i in told["images"]] == [([1, 4, 11], 44), ([1, 5, 2], 10)]
+    assert set(told["timings"]) == {"load_ms", "preprocess_ms", "encode_ms"}
+    held = np.load(out)
+    assert sorted(held) == [f"{name}_{i}" for name in ("embeddings", "grid", "pixels", "positions") for i in (0, 1)]
+    for i, shown in enumerate(told["images"]):
+        assert held[f"grid_{i}"].tolist() == shown["grid"]
+        assert held[f"embeddings_{i}"].shape == (shown["tokens"], 128)
+        assert held[f"embeddings_{i}"].dtype == np.float32
+        assert held[f"positions_{i}"].shape == (4, shown["tokens"])
+        assert held[f"positions_{i}"].min() == 0
+        assert held[f"pixels_{i}"].shape == (shown["tokens"] * 4, 3 * 2 * 14 * 14)
+    assert held["positions_1"][:3].T.tolist() == [[0, y, x] for y in range(5) for x in range(2)]
+
+
+def test_pictures_encoded_together_are_as_each_alone(diptych: Diptych, model: Path, tmp_path: Path) -> None:
+    names = [pictures.save(tmp_path / f"{i}.png", pictures.noise(60 + 40 * i, 90, i)) for i in range(3)]
+    flags = [word for name in names for word in ("--image", name)]
+    diptych("encode", "--mmproj", model / "mmproj.gguf", *flags, "-o", tmp_path / "all.npz")
+    together = np.load(tmp_path / "all.npz")
+    for i, name in enumerate(names):
+        diptych("encode", "--mmproj", model / "mmproj.gguf", "--image", name, "-o", tmp_path / f"{i}.npz")
+        alone = np.load(tmp_path / f"{i}.npz")
+        np.testing.assert_allclose(together[f"embeddings_{i}"], alone["embeddings_0"], rtol=0, atol=2e-6)
+
+
+def test_a_table_is_for_people(diptych: Diptych, model: Path, picture: Path, tmp_path: Path) -> None:
+    done = diptych("encode", "--mmproj", model / "mmproj.gguf", "--image", picture, "-o", tmp_path / "o.npz")
+    assert "110×70" in done.out
+    assert "112×56" in done.out or "112×84" in done.out
+    assert "encode" in done.out
+
+
+def test_inspect_draws_a_picture(diptych: Diptych, model: Path, picture: Path, tmp_path: Path) -> None:
+    out = tmp_path / "seen.png"
+    done = diptych("inspect", "--mmproj", model / "mmproj.gguf", "--image", picture, "-o", out)
+    assert done.code == 0, done.err
+    with Image.open(out) as drawn:
+        assert drawn.format == "PNG"
+        assert min(drawn.size) > 300
+    assert "110×70 seen as" in done.out
