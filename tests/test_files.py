@@ -104,3 +104,10 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def test_an_error_about_a_file_inside_a_folder_names_its_place(tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    with pytest.raises(OutputError) as error, whole_folder(target) as part, whole_file(part / "a.bin"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert f"cannot write {target / 'a.bin'}:" in str(error.value)

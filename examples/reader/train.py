@@ -28,6 +28,7 @@ STD = torch.tensor((0.26862954, 0.26130258, 0.27577711)) * 255
 SLOTS = (2, 7)  # a cell's rows and columns of character slots: 14 × 4 pixels, narrower than any two characters
 N_INDEX = 160  # character numbers told apart by the throw-away head
 IGNORE = -100
+LARGE = (24, 18)  # columns, rows: 672 × 504 pixels
 PROMPTS = (
     "", "Read the text.", "What does it say?", "OCR", "Transcribe this picture.", "Read.", "What is written here?",
     "Extract all text from the image.", "Please read the text in this image", "text?", "Text Recognition:",
@@ -49,6 +50,7 @@ class Stage:
     steps: int
     text: bool = True  # False: only the media half learns
     until: float = 0.97
+    large: float = 0.0  # share of batches on canvases of up to LARGE cells
     decay: bool = False  # the learning rate falls to zero over this stage, which never ends early
 
 
@@ -59,7 +61,7 @@ STAGES = (
     Stage("a line", replace(LINE, length=(1, 16)), (4, 9), (1, 3), 2500, until=0.95),
     Stage("two lines", Style(lines=(1, 2), length=(1, 24), size=(16, 28)), (5, 12), (1, 4), 4000, until=0.965),
     Stage("four lines", Style(lines=(1, 4), length=(1, 28), size=(16, 28)), (4, 18), (1, 8), 6000),
-    Stage("settle", Style(lines=(1, 4), length=(1, 28), size=(16, 28)), (3, 20), (1, 10), 3000, decay=True),
+    Stage("settle", Style(lines=(1, 4), length=(1, 28), size=(16, 28)), (3, 20), (1, 10), 4000, large=0.12, decay=True),
 )
 
 
@@ -110,8 +112,9 @@ class Pictures(IterableDataset[Batch]):
             yield self.batch(rng)
 
     def batch(self, rng: np.random.Generator) -> Batch:
-        columns = int(rng.integers(self.stage.columns[0], self.stage.columns[1] + 1))
-        rows = int(rng.integers(self.stage.rows[0], self.stage.rows[1] + 1))
+        large = rng.random() < self.stage.large
+        columns = int(rng.integers(self.stage.columns[0], (LARGE[0] if large else self.stage.columns[1]) + 1))
+        rows = int(rng.integers(self.stage.rows[0], (LARGE[1] if large else self.stage.rows[1]) + 1))
         n = max(4, min(128, self.budget // (4 * rows * columns)))
         pictures = [draw(rng, self.stage.style, columns * CELL, rows * CELL) for _ in range(n)]
         marked = [labels(p, rows, columns) for p in pictures]

@@ -53,6 +53,8 @@ def whole_folder(path: Path, *, force: bool = False, inputs: Iterable[Path] = ()
             path.mkdir(exist_ok=True)
             for file in made:
                 file.replace(path / file.name)
+        except OutputError as error:  # of a file inside: name it where it was to stand
+            raise OutputError(str(error).replace(str(part), str(path))) from error
         finally:
             shutil.rmtree(part, ignore_errors=True)
 
