@@ -7,6 +7,7 @@ names only, whatever the weights came from.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
@@ -80,7 +81,7 @@ def projector_type(metadata: Mapping[str, Any], kind: MediaKind = "image") -> st
     return metadata.get("clip.projector_type") or metadata.get(f"clip.{side}.projector_type")
 
 
-class Family:
+class Family(ABC):
     """One model family. Subclass it in a file of `diptych/families`; nothing else changes."""
 
     projectors: ClassVar[Mapping[MediaKind, tuple[str, ...]]]
@@ -106,24 +107,24 @@ class Family:
         return self.hp.n_embd_out
 
     @staticmethod
+    @abstractmethod
     def metadata(config: Mapping[str, Any], processor: Mapping[str, Any]) -> dict[str, Any]:
         """config.json and preprocessor_config.json → the `clip.*` metadata of the mmproj.
 
         A Python int is written as uint32, a float as float32.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def preprocess(self, media: Media, settings: MediaSettings) -> list[MediaChunk]:
         """Media → chunks with the pieces the encoder takes, equal to the Hugging Face processor."""
-        raise NotImplementedError
 
+    @abstractmethod
     def layout(self, chunks: Sequence[MediaChunk], ordinal: int) -> list[Part]:
         """The text around and between the chunks of one media part; holds exactly the chunks it was given."""
-        raise NotImplementedError
 
+    @abstractmethod
     def graph(self, g: Graph, kind: str) -> None:
         """Write the encoder of one kind of piece."""
-        raise NotImplementedError
 
     def explain(self) -> dict[str, str]:
         """What the graph's inputs and outputs hold, for those who run it without Diptych. Goes into exported files."""
