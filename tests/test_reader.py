@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 from diptych import Engine, Source, reader
 
 RECIPE = Path(__file__).parent.parent / "examples" / "reader"
-N = 60  # pictures a claim; examples/reader/evaluate.py takes 500 and gives the figures of the README
+N = 100  # pictures; examples/reader/evaluate.py takes 500 and gives the figures of the README
 
 
 @pytest.fixture(scope="module")
@@ -29,14 +29,12 @@ def recipe() -> Iterator[None]:
     sys.path.remove(str(RECIPE))
 
 
-@pytest.mark.parametrize("claim", [0, 1, 2])
-def test_it_reads_what_it_claims_to(engine: Engine, claim: int) -> None:
+def test_it_reads_what_it_claims_to(engine: Engine) -> None:
     import evaluate
 
-    name, style = list(evaluate.CLAIMS.items())[claim]
-    score, wrong = evaluate.evaluate(engine, evaluate.held_out(style, N, seed=1))
-    assert score.character_rate >= 0.97, (name, score, wrong[:5])
-    assert score.line_rate >= 0.90, (name, score, wrong[:5])
+    score, wrong = evaluate.evaluate(engine, evaluate.held_out(evaluate.CLAIM, N, seed=1))
+    assert score.character_rate >= 0.97, (score, wrong[:5])
+    assert score.line_rate >= 0.90, (score, wrong[:5])
 
 
 def test_the_measure_tells_right_from_wrong() -> None:

@@ -19,10 +19,10 @@ from drawing import CELL, FONTS, Picture, Style, draw
 
 HELD_OUT = 20_260_000  # seeds from here on are never trained on
 QUESTIONS = ("Read the text.", "What does the picture say?", "ocr please", "Kannst du das lesen?", "Just the words!")
-CLAIMS = {  # what the reader claims to read, set by set
-    "core, 1-2 lines": Style(core=1.0, lines=(1, 2), length=(1, 20), fonts=FONTS[:2], size=(18, 24)),
-    "core, 5 fonts, 1-4 lines": Style(core=1.0, lines=(1, 4), length=(1, 24), size=(16, 28)),
-    "with small letters": Style(core=0.0, lines=(1, 4), length=(1, 24), size=(16, 28)),
+CLAIM = Style(core=1.0, lines=(1, 2), length=(1, 20), fonts=FONTS[:2], size=(18, 24))
+BEYOND = {  # what it reads often, and does not claim to
+    "five fonts at 16 to 28 pixels, up to four lines": Style(core=1.0, lines=(1, 4), length=(1, 24), size=(16, 28)),
+    "the same with small letters": Style(core=0.0, lines=(1, 4), length=(1, 24), size=(16, 28)),
 }
 
 
@@ -91,12 +91,14 @@ if __name__ == "__main__":
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--errors", type=Path, help="write what was misread here, as JSON")
     parsed = parser.parse_args()
+    misread: dict[str, list[tuple[str, str]]] = {}
     with Engine.load(parsed.deployment) as loaded:
-        for name, style in CLAIMS.items():
+        for name, style in {"what it claims to read": CLAIM, **BEYOND}.items():
             result, wrong = evaluate(loaded, held_out(style, parsed.n, parsed.seed))
             print(
                 f"{name}: {result.character_rate:.2%} of characters, {result.line_rate:.2%} of lines, {parsed.n} pictures",
                 flush=True,
             )
-            if parsed.errors:
-                parsed.errors.write_text(json.dumps({name: wrong}, indent=1, ensure_ascii=False))
+            misread[name] = wrong
+    if parsed.errors:
+        parsed.errors.write_text(json.dumps(misread, indent=1, ensure_ascii=False))

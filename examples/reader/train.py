@@ -1,4 +1,4 @@
-"""Train the reader from scratch: `python train.py --out runs/reader [--hours 3]`. Resumes from its checkpoint.
+"""Train the reader from scratch: `python train.py --out runs/reader`. Resumes from its checkpoint.
 
 Two things make this work on two cores. Every media token also learns, through a throw-away head, which characters
 stand in its cell and which number the first of them has in the text: thousands of labels a picture instead of one
@@ -48,6 +48,7 @@ class Stage:
     columns: tuple[int, int]
     rows: tuple[int, int]
     steps: int
+    rate: float  # of learning
     text: bool = True  # False: only the media half learns
     until: float = 0.97
     large: float = 0.0  # share of batches on canvases of up to LARGE cells
@@ -55,13 +56,14 @@ class Stage:
 
 
 LINE = Style(lines=(1, 1), size=(16, 28))
-STAGES = (
-    Stage("see", LINE, (3, 6), (1, 2), 1600, text=False),
-    Stage("one to six", replace(LINE, length=(1, 6)), (3, 5), (1, 2), 1500, until=0.9),
-    Stage("a line", replace(LINE, length=(1, 16)), (4, 9), (1, 3), 2500, until=0.95),
-    Stage("two lines", Style(lines=(1, 2), length=(1, 24), size=(16, 28)), (5, 12), (1, 4), 4000, until=0.965),
-    Stage("four lines", Style(lines=(1, 4), length=(1, 28), size=(16, 28)), (4, 18), (1, 8), 6000),
-    Stage("settle", Style(lines=(1, 4), length=(1, 28), size=(16, 28)), (3, 20), (1, 10), 4000, large=0.12, decay=True),
+PAGE = Style(lines=(1, 4), length=(1, 28), size=(16, 28))
+STAGES = (  # about two hours on two idle cores; what ships was made so, in several goes
+    Stage("see", LINE, (3, 6), (1, 2), 1600, 2e-3, text=False),
+    Stage("one to six", replace(LINE, length=(1, 6)), (3, 5), (1, 2), 1500, 2e-3, until=0.9),
+    Stage("a line", replace(LINE, length=(1, 16)), (4, 9), (1, 3), 2500, 7e-4, until=0.95),
+    Stage("two lines", replace(LINE, lines=(1, 2), length=(1, 24)), (5, 12), (1, 4), 1000, 7e-4),
+    Stage("four lines", PAGE, (4, 18), (1, 8), 300, 7e-4),
+    Stage("settle", PAGE, (3, 20), (1, 10), 4000, 6e-4, large=0.12, decay=True),
 )
 
 
@@ -200,7 +202,7 @@ def optimizers(model: Trainee, lr: float) -> list[torch.optim.Optimizer]:
 def train(out: Path, args: argparse.Namespace) -> None:
     torch.manual_seed(args.seed)
     model = Trainee()
-    optims = optimizers(model, args.lr)
+    optims = optimizers(model, STAGES[0].rate)
     first, done = 0, 0
     checkpoint = out / "checkpoint.pt"
     if checkpoint.exists():
@@ -224,7 +226,7 @@ def train(out: Path, args: argparse.Namespace) -> None:
         clock = time.time()
         for step in range(start, steps):
             warm = min(1.0, (total + 1) / 200)
-            rate = args.lr * warm * ((1 - step / steps) if stage.decay else 1.0)
+            rate = stage.rate * warm * ((1 - step / steps) if stage.decay else 1.0)
             for optim in optims:
                 for group in optim.param_groups:
                     group["lr"] = rate
@@ -262,7 +264,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("runs/reader"))
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--budget", type=int, default=4096, help="patches in a batch")
     parser.add_argument("--scale", type=float, default=1.0, help="factor on the steps of every stage")
     parsed = parser.parse_args()
