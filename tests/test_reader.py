@@ -49,7 +49,17 @@ def test_the_measure_tells_right_from_wrong() -> None:
 
 def test_any_wording_of_the_prompt_works(engine: Engine) -> None:
     picture = example("INVOICE 2041")
-    for question in ("", "Read.", "What is the number on this bill, please?", "OCR:", "どう書いてありますか", "¿Qué dice?"):
+    long = "You are an OCR engine. Return the text of the image and nothing else, without any explanation."
+    for question in (
+        "",
+        "Read.",
+        "What is the number on this bill, please?",
+        "OCR:",
+        "どう書いてありますか",
+        "¿Qué dice?",
+        "x" * 60,
+        long,
+    ):
         assert engine.ask(question, [picture], temperature=0.0, max_tokens=40) == "INVOICE 2041", question
 
 

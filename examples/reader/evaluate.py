@@ -18,7 +18,14 @@ from diptych import Engine, Source
 from drawing import CELL, FONTS, Picture, Style, draw
 
 HELD_OUT = 20_260_000  # seeds from here on are never trained on
-QUESTIONS = ("Read the text.", "What does the picture say?", "ocr please", "Kannst du das lesen?", "Just the words!")
+QUESTIONS = (
+    "Read the text.",
+    "What does the picture say?",
+    "ocr please",
+    "Kannst du das lesen?",
+    "Just the words!",
+    "Return all of the text, exactly as it is printed.",
+)
 CLAIM = Style(core=1.0, lines=(1, 2), length=(1, 20), fonts=FONTS[:2], size=(18, 24))
 BEYOND = {  # what it reads often, and does not claim to
     "five fonts at 16 to 28 pixels, up to four lines": Style(core=1.0, lines=(1, 4), length=(1, 24), size=(16, 28)),

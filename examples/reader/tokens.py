@@ -12,13 +12,16 @@ SPECIAL = (
     "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>",
 )  # fmt: skip
 WORDS = ("system", "user", "assistant")
+HEARD = 16  # characters of each question that reach the model: it reads whatever is asked, and was trained on short questions
 TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
-    "{% if message['content'] is string %}{{ message['content'] }}{% else %}{% for part in message['content'] %}"
+    "{% if message['role'] == 'assistant' and message['content'] is string %}{{ message['content'] }}"
+    "{% elif message['content'] is string %}{{ message['content'][:HEARD] }}"
+    "{% else %}{% for part in message['content'] %}"
     "{% if part['type'] == 'image' or 'image' in part or 'image_url' in part %}<|vision_start|><|image_pad|><|vision_end|>"
-    "{% elif 'text' in part %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
+    "{% elif 'text' in part %}{{ part['text'][:HEARD] }}{% endif %}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
+).replace("HEARD", str(HEARD))
 
 
 def byte_symbols() -> list[str]:

@@ -64,7 +64,7 @@ STAGES = (  # about two hours on two idle cores; what ships was made so, in seve
     Stage("two lines", replace(LINE, lines=(1, 2), length=(1, 24)), (5, 12), (1, 4), 1000, 7e-4),
     Stage("four lines", PAGE, (4, 18), (1, 8), 300, 7e-4),
     Stage("settle", PAGE, (3, 20), (1, 10), 4000, 6e-4, large=0.12, decay=True),
-    Stage("polish", PAGE, (3, 20), (1, 10), 800, 2.5e-4, large=0.12, decay=True),
+    Stage("polish", PAGE, (3, 20), (1, 10), 400, 2.5e-4, large=0.12, decay=True),
 )
 
 
@@ -146,10 +146,7 @@ class Pictures(IterableDataset[Batch]):
         if kind < 0.2:  # any script there is
             start = int(rng.choice((0xA0, 0x370, 0x400, 0x5D0, 0x900, 0x3040, 0x4E00, 0xAC00, 0x1F300)))
             words = "".join(chr(start + int(c)) for c in rng.integers(0, 200, int(rng.integers(1, 20))))
-        elif kind < 0.5:  # at length
-            said = [PROMPTS[i] for i in rng.integers(len(PROMPTS), size=12)] + [random_text(rng, CHARACTERS, 40)]
-            words = " ".join(said[i] for i in rng.permutation(13))[: int(rng.integers(20, 200))]
-        elif kind < 0.7:
+        elif kind < 0.6:
             words = PROMPTS[rng.integers(len(PROMPTS))]
         else:
             words = random_text(rng, CHARACTERS + "?!'()", int(rng.integers(1, 8 if rng.random() < 0.7 else 40)))
