@@ -57,7 +57,9 @@ class Stage:
 
 LINE = Style(lines=(1, 1), size=(16, 28))
 PAGE = Style(lines=(1, 4), length=(1, 28), size=(16, 28))
-STAGES = (  # about two hours on two idle cores; what ships was made so, in several goes
+# What ships went through these stages in several goes, while rates, fonts, canvases and questions were still being settled;
+# this table is where that ended, and has not been run from start to end. About two hours on two idle cores, by its steps.
+STAGES = (
     Stage("see", LINE, (3, 6), (1, 2), 1600, 2e-3, text=False),
     Stage("one to six", replace(LINE, length=(1, 6)), (3, 5), (1, 2), 1500, 2e-3, until=0.9),
     Stage("a line", replace(LINE, length=(1, 16)), (4, 9), (1, 3), 2500, 7e-4, until=0.95),
