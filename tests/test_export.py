@@ -125,7 +125,7 @@ def test_the_file_says_what_it_is_and_how_it_is_fed(checkpoint: Path, tmp_path: 
     props = {p.key: p.value for p in check(export.export(checkpoint, tmp_path / "out")[0]).metadata_props}
     assert props["diptych.opset"] == "21"
     assert props["diptych.projector"] == "qwen2vl_merger"
-    assert set(props) >= {"input.patches", "input.cos", "input.sin", "input.bounds", "output.embeddings"}
+    assert set(props) >= {"input.patches", "input.cos", "input.sin", "input.spans", "output.embeddings"}
     assert props["input.patches"].startswith("float32 (n_patch, 1176): RGB picture stretched (bicubic, as Pillow)")
     assert "0.48145467" in props["input.patches"]
     assert props["output.embeddings"].startswith("float32 (n_token, 128): one row for each cell")

@@ -19,7 +19,7 @@ from diptych.errors import InputError
 from diptych.families.base import Family
 from diptych.files import check_output, whole_folder
 from diptych.graph.graph import OPSET, Graph, Place, Stored
-from diptych.types import Media, MediaSettings
+from diptych.types import Media, MediaSettings, Piece
 
 if TYPE_CHECKING:
     from diptych.weights import Progress
@@ -82,10 +82,10 @@ def static(family: Family, size: Size) -> Graph:
 
     Raises InputError when the model would see a picture of that size as one of another.
     """
-    feed, brought = _feed(family, size)
-    fixed: dict[str, NDArray[Any] | tuple[int, ...]] = {n: a.shape if n in brought else a for n, a in feed.items()}
+    feed, piece = _feed(family, size)
+    fixed: dict[str, NDArray[Any] | tuple[int, ...]] = {n: a.shape if n in piece.inputs else a for n, a in feed.items()}
     graph = Graph(family.weights, fixed)
-    family.graph(graph, family.kind)
+    family.graph(graph, piece.kind)
     return graph
 
 
@@ -107,8 +107,8 @@ def write_data(path: Path, stored: Iterable[Stored], progress: Callable[[int, in
     return places
 
 
-def _feed(family: Family, size: Size) -> tuple[dict[str, NDArray[Any]], set[str]]:
-    """What the graph is fed for a blank picture of that size, and which of it a picture brings."""
+def _feed(family: Family, size: Size) -> tuple[dict[str, NDArray[Any]], Piece]:
+    """What the graph is fed for a blank picture of that size, and the piece it is fed for."""
     width, height = size
     unit = family.hp.patch_size * family.hp.n_merge
     if not 0 < math.prod(size) <= MAX_PIXELS:
@@ -118,8 +118,8 @@ def _feed(family: Family, size: Size) -> tuple[dict[str, NDArray[Any]], set[str]
         raise InputError(f"--size {width}x{height}: both sides must be multiples of {unit} (patch × merge), such as {near}")
     blank = Media("image", np.zeros((height, width, 3), np.uint8), b"")
     settings = MediaSettings(min_pixels=width * height, max_pixels=width * height)
-    pieces = [piece for chunk in family.preprocess(blank, settings) for piece in chunk.pieces][:1]
-    return family.feed(pieces), set(pieces[0].inputs)
+    piece = family.preprocess(blank, settings)[0].pieces[0]
+    return family.feed([piece]), piece
 
 
 def _metadata(family: Family, graph: Graph) -> dict[str, str]:

@@ -21,12 +21,12 @@ def text(n: int, start: int, n_pos: int) -> tuple[Positions, int]:
     return planes, start + n
 
 
-def linear(chunk: MediaChunk, start: int, ordinal: int = 0) -> tuple[Positions, int]:
+def linear(chunk: MediaChunk, start: int) -> tuple[Positions, int]:
     """One row, one position: a (1, n) array and the next position."""
     return np.arange(start, start + chunk.n_tokens, dtype=np.int32)[None], start + chunk.n_tokens
 
 
-def mrope(chunk: MediaChunk, start: int, ordinal: int = 0) -> tuple[Positions, int]:
+def mrope(chunk: MediaChunk, start: int) -> tuple[Positions, int]:
     """Multimodal rotary positions of an image: (4, n) planes t, y, x and 0, and the next position.
 
     A 2 × 3 grid from position 5 gives t 5 5 5 5 5 5, y 5 5 5 6 6 6, x 5 6 7 5 6 7, next 8: the text behind an image

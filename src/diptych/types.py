@@ -123,7 +123,8 @@ class TextChunk:
 class MediaChunk:
     """The rows that one picture, clip or frame pair puts into the prompt in one run.
 
-    `size` is (width, height) as given and `used` as the model sees it, in pixels.
+    `size` is (width, height) as given and `used` as the model sees it, in pixels. `ordinal` numbers the media part of the
+    prompt that it is of, from 0: set when the prompt is built, and no part of the key.
     """
 
     kind: MediaKind
@@ -133,6 +134,7 @@ class MediaChunk:
     pieces: tuple[Piece, ...] = field(repr=False)
     size: tuple[int, int] = (0, 0)
     used: tuple[int, int] = (0, 0)
+    ordinal: int = 0
 
     @cached_property
     def ids(self) -> NDArray[np.int64]:

@@ -60,10 +60,12 @@ def check_family(weights: Weights, pictures: Sequence[Pixels], reference: Refere
 
 def check_weights(family: Family) -> None:
     """The graph builds, dynamic, and reads every tensor of the file."""
-    graph = Graph(family.weights)
-    family.graph(graph, family.kind)
-    read = {stored.removesuffix(".scale") for stored in graph.stored}
-    assert read == set(family.weights.tensors), "the graph does not read just the tensors of the file"
+    read = set(family.learned)
+    for kind in family.piece_kinds:
+        graph = Graph(family.weights)
+        family.graph(graph, kind)
+        read |= {stored.removesuffix(".scale") for stored in graph.stored}
+    assert read == set(family.weights.tensors), "the graphs do not read just the tensors of the file"
 
 
 def check_reference(half: MediaHalf, chunks: Sequence[MediaChunk], expected: Expected) -> None:
@@ -93,9 +95,9 @@ def check_batches(half: MediaHalf, chunks: Sequence[MediaChunk]) -> None:
 
 def check_layout(half: MediaHalf, chunks: Sequence[MediaChunk]) -> None:
     """The layout holds exactly the chunks it was given, in order, and nothing but text beside them."""
-    parts = half.layout(chunks, 0)
+    parts = half.layout(chunks)
     assert [p for p in parts if isinstance(p, MediaChunk)] == list(chunks)
-    assert any(isinstance(p, str) and p for p in parts) or half.layout(chunks, 0) == list(chunks)
+    assert any(isinstance(p, str) and p for p in parts) or half.layout(chunks) == list(chunks)
     assert all(names == tuple(sorted(names, key=len, reverse=True)) for names in half.placeholders.values())
 
 
@@ -103,7 +105,7 @@ def check_positions(half: MediaHalf, chunks: Sequence[MediaChunk]) -> None:
     """One column for each row; a row never stands before its chunk's start, nor at or past what comes next."""
     start = 3
     for ordinal, chunk in enumerate(chunks):
-        planes, after = half.positions(chunk, start, ordinal)
+        planes, after = half.positions(replace(chunk, ordinal=ordinal), start)
         assert planes.shape == (half.n_pos, chunk.n_tokens)
         assert planes.dtype == np.int32
         assert (planes[: min(half.n_pos, 3)] >= start).all()

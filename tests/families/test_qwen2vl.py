@@ -14,7 +14,8 @@ import tiny
 from diptych import convert, families
 from diptych.encoder.half import FamilyHalf
 from diptych.errors import FileError, MediaError
-from diptych.families.qwen2vl import Qwen2VL, fit
+from diptych.families.packed import fit
+from diptych.families.qwen2vl import Qwen2VL
 from diptych.options import Options
 from diptych.positions import text
 from diptych.types import MediaSettings
@@ -87,8 +88,8 @@ def test_two_weights_in_each_others_place_are_caught(pair: tuple[str, str], chec
 def test_rows_and_columns_of_patches_in_each_others_place_are_caught(
     checkpoint: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    right = Qwen2VL._angles
-    monkeypatch.setattr(Qwen2VL, "_angles", lambda self, grid: np.roll(right(self, grid), 4, axis=1))
+    right = Qwen2VL.angles
+    monkeypatch.setattr(Qwen2VL, "angles", lambda self, grid: np.roll(right(self, grid), 4, axis=1))
     folder = checkpoint("usual")
     with pytest.raises(AssertionError):
         check_family(mmproj(folder), [noise(84, 56)], transformers(folder))
@@ -249,4 +250,4 @@ def test_a_missing_tensor_is_named(checkpoint: Callable[[str], Path]) -> None:
 def test_the_layout_puts_a_picture_between_its_tokens(checkpoint: Callable[[str], Path]) -> None:
     family = families.for_architecture("Qwen2VLForConditionalGeneration")(mmproj(checkpoint("usual")))
     chunks = family.preprocess(media(gradient(56, 56)), MediaSettings())
-    assert family.layout(chunks, 0) == ["<|vision_start|>", *chunks, "<|vision_end|>"]
+    assert family.layout(chunks) == ["<|vision_start|>", *chunks, "<|vision_end|>"]

@@ -21,11 +21,11 @@ Q, K, V = RNG.standard_normal((3, N, N_HEAD * D), np.float32)
 ANGLES = RNG.standard_normal((N, D // 2), np.float32)
 
 
-def graph(static: bool, bounds: NDArray[np.int64]) -> tuple[Graph, dict[str, NDArray[Any]]]:
-    feed: dict[str, NDArray[Any]] = {"q": Q, "k": K, "v": V, "cos": np.cos(ANGLES), "sin": np.sin(ANGLES), "bounds": bounds}
+def graph(static: bool, spans: NDArray[np.int64]) -> tuple[Graph, dict[str, NDArray[Any]]]:
+    feed: dict[str, NDArray[Any]] = {"q": Q, "k": K, "v": V, "cos": np.cos(ANGLES), "sin": np.sin(ANGLES), "spans": spans}
     if not static:
         return Graph(weights()), feed
-    fixed = {n: a if n in ("cos", "sin", "bounds") else a.shape for n, a in feed.items()}
+    fixed = {n: a if n in ("cos", "sin", "spans") else a.shape for n, a in feed.items()}
     return Graph(weights(), fixed), {n: feed[n] for n in "qkv"}
 
 
@@ -37,19 +37,22 @@ def attended(q: NDArray[Any], k: NDArray[Any], v: NDArray[Any]) -> NDArray[Any]:
 
 
 @pytest.mark.parametrize("static", [False, True])
-@pytest.mark.parametrize("bounds", [[0, N], [0, 4, 1304, N], [0, 1, N]])
-def test_attention_keeps_within_its_segments(static: bool, bounds: list[int]) -> None:
-    g, feed = graph(static, np.array(bounds))
+@pytest.mark.parametrize(
+    "spans", [[(1, N)], [(1, 4), (1, 1300), (1, 996)], [(1, 1), (1, N - 1)], [(20, 64), (3, 32), (1, N - 1376)]]
+)
+def test_attention_keeps_within_its_segments(static: bool, spans: list[tuple[int, int]]) -> None:
+    g, feed = graph(static, np.array(spans))
     q, k, v = (g.input(n, ("n", N_HEAD * D)) for n in "qkv")
-    out = nn.attention(g, q, k, v, g.input("bounds", ("m",), np.int64), N_HEAD, D**-0.5)
+    out = nn.attention(g, q, k, v, g.input("spans", ("m", 2), np.int64), N_HEAD, D**-0.5)
     g.output("y", out, ("n", N_HEAD * D))
+    bounds = np.cumsum([0, *(length for count, length in spans for _ in range(count))])
     wanted = np.concatenate([attended(Q[a:b], K[a:b], V[a:b]) for a, b in pairwise(bounds)])
-    np.testing.assert_allclose(run(g, **feed if static else {n: feed[n] for n in ("q", "k", "v", "bounds")}), wanted, atol=2e-6)
+    np.testing.assert_allclose(run(g, **feed if static else {n: feed[n] for n in ("q", "k", "v", "spans")}), wanted, atol=2e-6)
 
 
 @pytest.mark.parametrize("static", [False, True])
 def test_rotation_turns_each_pair_by_its_angle(static: bool) -> None:
-    g, feed = graph(static, np.array([0, N]))
+    g, feed = graph(static, np.array([[1, N]]))
     x, cos, sin = g.input("q", ("n", N_HEAD * D)), g.input("cos", ("n", D // 2)), g.input("sin", ("n", D // 2))
     g.output("y", nn.rotate(g, x, N_HEAD, cos, sin), ("n", N_HEAD * D))
     heads = Q.reshape(N, N_HEAD, 2, D // 2)
@@ -75,6 +78,9 @@ def test_activations_and_norm_are_those_of_the_books() -> None:
     cases = [
         (nn.gelu, x * (1 + erf(x / math.sqrt(2))) / 2),
         (nn.quick_gelu, x / (1 + np.exp(-1.702 * x))),
+        (nn.gelu_tanh, x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))) / 2),
+        (nn.silu, x / (1 + np.exp(-x))),
+        (lambda g, v: nn.rms_norm(g, v, "ln", 1e-3), x / np.sqrt((x**2).mean(1, keepdims=True) + 1e-3) * scale),
         (lambda g, v: nn.layer_norm(g, v, "ln", 1e-3), centred / np.sqrt(x.var(1, keepdims=True) + 1e-3) * scale + shift),
     ]
     for layer, wanted in cases:
@@ -83,10 +89,36 @@ def test_activations_and_norm_are_those_of_the_books() -> None:
         np.testing.assert_allclose(run(g, x=x), wanted, atol=2e-6)
 
 
+def test_each_head_is_normalised_by_itself() -> None:
+    scale = RNG.standard_normal(D, np.float32)
+    g = Graph(weights(tensor("q_norm.weight", scale)))
+    g.output("y", nn.head_norm(g, g.input("q", ("n", N_HEAD * D)), "q_norm", N_HEAD, 1e-3), ("n", N_HEAD * D))
+    heads = Q.reshape(N, N_HEAD, D)
+    wanted = heads / np.sqrt((heads**2).mean(-1, keepdims=True) + 1e-3) * scale
+    np.testing.assert_allclose(run(g, q=Q), wanted.reshape(N, -1), atol=2e-6)
+
+
+def test_a_gated_mlp_multiplies_the_gate_into_the_way_up() -> None:
+    gate, up, down = (RNG.standard_normal(s, np.float32) / 8 for s in ((32, 48), (32, 48), (48, 32)))
+    g = Graph(weights(*(tensor(f"ffn_{n}.weight", w) for n, w in (("gate", gate), ("up", up), ("down", down)))))
+    g.output("y", nn.gated_mlp(g, g.input("q", ("n", 48)), "ffn", nn.silu), ("n", 48))
+    through = Q @ gate.T
+    np.testing.assert_allclose(run(g, q=Q), (through / (1 + np.exp(-through)) * (Q @ up.T)) @ down.T, rtol=1e-4, atol=1e-4)
+
+
+def test_a_table_is_read_between_its_rows() -> None:
+    table, taps = RNG.standard_normal((9, 48), np.float32), RNG.integers(0, 9, (7, 4))
+    shares = RNG.random((7, 4), np.float32)
+    g = Graph(weights(tensor("table.weight", table)))
+    read = nn.interpolated(g, g.weight("table.weight"), g.input("taps", ("n", 4), np.int64), g.input("shares", ("n", 4)))
+    g.output("y", read, ("n", 48))
+    np.testing.assert_allclose(run(g, taps=taps, shares=shares), np.einsum("nm,nmw->nw", shares, table[taps]), atol=2e-6)
+
+
 def test_a_static_graph_has_onnx_ops_alone() -> None:
-    g, _ = graph(True, np.array([0, N]))
+    g, _ = graph(True, np.array([[1, N]]))
     q = nn.rotate(g, g.input("q", (N, N_HEAD * D)), N_HEAD, g.input("cos", ()), g.input("sin", ()))
-    g.output("y", nn.attention(g, q, q, q, g.input("bounds", ()), N_HEAD, 1.0), (N, N_HEAD * D))
+    g.output("y", nn.attention(g, q, q, q, g.input("spans", ()), N_HEAD, 1.0), (N, N_HEAD * D))
     model = onnx.load_from_string(g.serialize({}))
     assert {n.domain for n in model.graph.node} == {""}
     onnx.checker.check_model(model, full_check=True)

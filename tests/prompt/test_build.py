@@ -143,8 +143,8 @@ class Bare(Qwen2VL):
     projectors = {}  # noqa: RUF012
     around: tuple[str | TextChunk, ...] = ()
 
-    def layout(self, chunks, ordinal):
-        return [*self.around, *chunks, *self.around, f"#{ordinal}"]
+    def layout(self, chunks):
+        return [*self.around, *chunks, *self.around, f"#{chunks[0].ordinal}"]
 
 
 def bare(half: Qwen2VL, *around: str | TextChunk) -> Bare:

@@ -9,7 +9,17 @@ from gguf import GGMLQuantizationType, LlamaFileType
 from diptych import families
 from diptych.convert.checkpoint import Checkpoint
 from diptych.convert.general import general
-from diptych.convert.tensor import OUTTYPES, check_used, expanded, media_tensors, outtype_of, renamed, retyped, stored_type
+from diptych.convert.tensor import (
+    OUTTYPES,
+    check_used,
+    expanded,
+    media_table,
+    media_tensors,
+    outtype_of,
+    renamed,
+    retyped,
+    stored_type,
+)
 from diptych.errors import FileError
 from diptych.families.base import Family
 from diptych.weights import Tensor, Weights
@@ -23,8 +33,10 @@ def mmproj(checkpoint: Checkpoint, outtype: str | None = None) -> Weights:
     """
     family = families.for_architecture(checkpoint.architecture)
     declared = _declared(family, checkpoint)
-    names = expanded(checkpoint, family.tensors, int(declared["clip.vision.block_count"]))
-    check_used(checkpoint, media_tensors(checkpoint), names)
+    table = media_table(checkpoint)
+    names = expanded(checkpoint, table, int(declared["clip.vision.block_count"]))
+    left_out = tuple(name for name in table if name.endswith("."))
+    check_used(checkpoint, [n for n in media_tensors(checkpoint) if not n.startswith(left_out)], names)
     tensors = renamed(checkpoint, names)
     if outtype is None:
         file_type = _file_type(tensors)

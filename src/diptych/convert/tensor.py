@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from diptych import families
 from diptych.convert.checkpoint import Checkpoint
 from diptych.errors import FileError, InputError
+from diptych.families.base import Table
 from diptych.weights import DTYPES, Tensor, stored
 
 F32, F16, BF16, Q8_0 = (GGMLQuantizationType[name] for name in ("F32", "F16", "BF16", "Q8_0"))
@@ -24,7 +25,6 @@ OUTTYPES = {
     "bf16": (BF16, LlamaFileType.MOSTLY_BF16),
     "q8_0": (Q8_0, LlamaFileType.MOSTLY_Q8_0),
 }
-Table = Mapping[str, str | tuple[str, ...] | None]  # see families.base.Family.tensors
 
 _SLICE = 1 << 22  # values converted at once: 16 MiB as float32
 
@@ -42,6 +42,7 @@ def expanded(checkpoint: Checkpoint, table: Table, n_layer: int) -> dict[str, tu
         raise FileError(
             f"config.json says {n_layer} layers, and {checkpoint.folder} has {len(checkpoint.tensors)} tensors in all"
         )
+    table = {name: target for name, target in table.items() if not name.endswith(".")}
     plain = [(name, target, None) for name, target in table.items() if "{i}" not in name]
     layers = [(name, target, i) for i in range(n_layer) for name, target in table.items() if "{i}" in name]
     out: dict[str, tuple[str, ...]] = {}
@@ -52,9 +53,14 @@ def expanded(checkpoint: Checkpoint, table: Table, n_layer: int) -> dict[str, tu
 
 
 def media_tensors(checkpoint: Checkpoint) -> list[str]:
-    """The names of the media half: those whose first part is one of the family's table."""
-    roots = {name.split(".")[0] for name in families.for_architecture(checkpoint.architecture).tensors}
+    """The names of the media half, those left out among them: all whose first part is one of the family's table."""
+    roots = {name.split(".")[0] for name in media_table(checkpoint)}
     return [name for name in checkpoint.tensors if name.split(".")[0] in roots]
+
+
+def media_table(checkpoint: Checkpoint) -> Table:
+    """The family's table of tensors for this checkpoint."""
+    return families.for_architecture(checkpoint.architecture).table(checkpoint.config)
 
 
 def renamed(checkpoint: Checkpoint, names: Mapping[str, tuple[str, ...]]) -> dict[str, Tensor]:

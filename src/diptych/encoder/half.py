@@ -38,15 +38,15 @@ class FamilyHalf:
         self.n_pos = family.n_pos
         self.placeholders: Mapping[MediaKind, tuple[str, ...]] = family.placeholders
         self._max_patches = options.encode_max_patches
-        self._session = load(family, options)
+        self._sessions = {kind: load(family, kind, options) for kind in family.piece_kinds}
 
     def preprocess(self, media: Media, settings: MediaSettings) -> list[MediaChunk]:
         """Media → chunks with their pieces."""
         return self.family.preprocess(media, settings)
 
-    def layout(self, chunks: Sequence[MediaChunk], ordinal: int) -> list[Part]:
+    def layout(self, chunks: Sequence[MediaChunk]) -> list[Part]:
         """The text around and between the chunks of one media part."""
-        return self.family.layout(chunks, ordinal)
+        return self.family.layout(chunks)
 
     def batch_key(self, piece: Piece) -> Hashable:
         """Pieces with equal keys go into one run."""
@@ -64,9 +64,9 @@ class FamilyHalf:
         """Arrays of a chunk's pieces → its (n_tokens, n_embd) rows."""
         return self.family.join(chunk, arrays)
 
-    def positions(self, chunk: MediaChunk, start: int, ordinal: int = 0) -> tuple[Positions, int]:
+    def positions(self, chunk: MediaChunk, start: int) -> tuple[Positions, int]:
         """(n_pos, n_tokens) planes of a chunk that starts at `start`, and the next position."""
-        return self.family.positions(chunk, start, ordinal)
+        return self.family.positions(chunk, start)
 
     def causal(self, chunk: MediaChunk) -> bool:
         """Whether the rows of a chunk see only the rows before them."""
@@ -79,10 +79,11 @@ class FamilyHalf:
 
     def close(self) -> None:
         """Free the graph and its memory."""
-        self._session.close()
+        for session in self._sessions.values():
+            session.close()
 
     def _run(self, pieces: Sequence[Piece]) -> list[Rows]:
-        return self.family.split(pieces, self._session.run(self.family.feed(pieces)))
+        return self.family.split(pieces, self._sessions[pieces[0].kind].run(self.family.feed(pieces)))
 
 
 def runs(pieces: Sequence[Piece], max_patches: int) -> Iterator[list[Piece]]:
@@ -99,10 +100,10 @@ def runs(pieces: Sequence[Piece], max_patches: int) -> Iterator[list[Piece]]:
         yield run
 
 
-def load(family: Family, options: Options) -> Session:
-    """Write a family's graph and open a session over it."""
+def load(family: Family, kind: str, options: Options) -> Session:
+    """Write a family's graph for one kind of piece and open a session over it."""
     graph = Graph(family.weights, unpack=True)
-    family.graph(graph, family.kind)
+    family.graph(graph, kind)
     folder = next((s.tensor.place[0].resolve().parent for s in graph.stored.values() if s.tensor and s.tensor.place), None)
     places: dict[str, Place] = {}
     arrays: dict[str, tuple[NDArray[Any], int]] = {}

@@ -39,15 +39,15 @@ def place(chunks: Iterable[Chunk], half: MediaHalf | None) -> tuple[tuple[Span, 
     """Chunks one behind the other, and the position behind the last. Rows and positions are counted apart:
     behind a picture of M-RoPE the next position is smaller than the next row."""
     spans: list[Span] = []
-    row = position = ordinal = 0
+    row = position = 0
     for chunk in chunks:
         if isinstance(chunk, TextChunk) or half is None:
             spans.append(Span(chunk, row, position))
             position += chunk.n_tokens
         else:
-            planes, after = half.positions(chunk, position, ordinal)
+            planes, after = half.positions(chunk, position)
             spans.append(Span(chunk, row, position, planes, half.causal(chunk)))
-            position, ordinal = after, ordinal + 1
+            position = after
         row += chunk.n_tokens
     return tuple(spans), position
 

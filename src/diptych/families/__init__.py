@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
+from inspect import isabstract
 from pathlib import Path
 from pkgutil import iter_modules
 
@@ -52,7 +53,7 @@ def open_family(mmproj: Path, kind: MediaKind = "image") -> Family:
 
 
 def _is_family(value: object) -> bool:
-    return isinstance(value, type) and issubclass(value, Family) and value is not Family
+    return isinstance(value, type) and issubclass(value, Family) and not isabstract(value)
 
 
 def _check(found: list[type[Family]]) -> None:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 Rows = NDArray[np.float32]  # (n_tokens, n_embd)
 Part = str | TextChunk | MediaChunk
+Table = Mapping[str, str | tuple[str, ...] | None]
 
 
 @dataclass(frozen=True)
@@ -87,13 +88,14 @@ class Family(ABC):
     projectors: ClassVar[Mapping[MediaKind, tuple[str, ...]]]
     architectures: ClassVar[tuple[str, ...]]  # names in config.json
     placeholders: ClassVar[Mapping[MediaKind, tuple[str, ...]]]  # what chat templates print for a media part, longest first
-    tensors: ClassVar[Mapping[str, str | tuple[str, ...] | None]]
+    tensors: ClassVar[Table]
     """Checkpoint name, with {i} for the layer and without a leading `model.`, → GGUF name.
 
     Several names: the tensor is cut evenly along its first axis; a Conv3d kernel (out, in, t, h, w) along time, into
-    kernels of four axes, the most GGUF has. None: the tensor is left out.
+    kernels of four axes, the most GGUF has. None: the tensor is left out, and with a name that ends in a dot all below it.
     """
 
+    learned: ClassVar[tuple[str, ...]] = ()  # tensors that `join` reads and no graph does: newlines, separators
     n_pos: ClassVar[int] = 1  # planes of positions, 4 for M-RoPE
 
     def __init__(self, weights: Weights, kind: MediaKind = "image") -> None:
@@ -105,6 +107,16 @@ class Family(ABC):
     def n_embd(self) -> int:
         """Width of the rows the encoder gives."""
         return self.hp.n_embd_out
+
+    @property
+    def piece_kinds(self) -> tuple[str, ...]:
+        """The kinds of pieces, each with a graph of its own."""
+        return (self.kind,)
+
+    @classmethod
+    def table(cls, config: Mapping[str, Any]) -> Table:
+        """`tensors` for a checkpoint with this config.json, for families whose names depend on it."""
+        return cls.tensors
 
     @staticmethod
     @abstractmethod
@@ -119,7 +131,7 @@ class Family(ABC):
         """Media → chunks with the pieces the encoder takes, equal to the Hugging Face processor."""
 
     @abstractmethod
-    def layout(self, chunks: Sequence[MediaChunk], ordinal: int) -> list[Part]:
+    def layout(self, chunks: Sequence[MediaChunk]) -> list[Part]:
         """The text around and between the chunks of one media part; holds exactly the chunks it was given."""
 
     @abstractmethod
@@ -146,9 +158,9 @@ class Family(ABC):
         """Arrays of a chunk's pieces → its (n_tokens, n_embd) rows. By default one after the other."""
         return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
-    def positions(self, chunk: MediaChunk, start: int, ordinal: int = 0) -> tuple[Positions, int]:
+    def positions(self, chunk: MediaChunk, start: int) -> tuple[Positions, int]:
         """(n_pos, n_tokens) planes of a chunk that starts at `start`, and the next position."""
-        return linear(chunk, start, ordinal)
+        return linear(chunk, start)
 
     def causal(self, chunk: MediaChunk) -> bool:
         """Whether the rows of a chunk see only the rows before them."""
@@ -163,10 +175,10 @@ class MediaHalf(Protocol):
     placeholders: Mapping[MediaKind, tuple[str, ...]]
 
     def preprocess(self, media: Media, settings: MediaSettings) -> list[MediaChunk]: ...
-    def layout(self, chunks: Sequence[MediaChunk], ordinal: int) -> list[Part]: ...
+    def layout(self, chunks: Sequence[MediaChunk]) -> list[Part]: ...
     def batch_key(self, piece: Piece) -> Hashable: ...
     def encode(self, pieces: Sequence[Piece]) -> list[Rows]: ...
     def join(self, chunk: MediaChunk, arrays: Sequence[Rows]) -> Rows: ...
-    def positions(self, chunk: MediaChunk, start: int, ordinal: int = 0) -> tuple[Positions, int]: ...
+    def positions(self, chunk: MediaChunk, start: int) -> tuple[Positions, int]: ...
     def causal(self, chunk: MediaChunk) -> bool: ...
     def close(self) -> None: ...

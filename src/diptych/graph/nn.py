@@ -6,7 +6,6 @@ Activations of a packed graph are (n_patch, width), with the pictures of a run o
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -29,9 +28,32 @@ def layer_norm(g: Graph, x: Value, name: str, eps: float) -> Value:
         return g.LayerNormalization(x, g.weight(f"{name}.weight"), g.weight(f"{name}.bias"), axis=-1, epsilon=eps)
 
 
+def rms_norm(g: Graph, x: Value, name: str, eps: float) -> Value:
+    """Scale each row to a mean square of 1, then by the weight."""
+    with g.scope(name):
+        mean = g.ReduceMean(g.Pow(x, 2.0), [-1], keepdims=1)  # ONNX Runtime fuses this form; the op needs opset 23
+        return g.Mul(g.Div(x, g.Sqrt(g.Add(mean, eps))), g.weight(f"{name}.weight"))
+
+
+def head_norm(g: Graph, x: Value, name: str, n_head: int, eps: float) -> Value:
+    """RMSNorm of each head of x (n, n_head · d) by itself, with one weight (d,) for all."""
+    heads = rms_norm(g, g.Reshape(x, [0, n_head, -1]), name, eps)
+    return g.Flatten(heads, axis=1)
+
+
 def gelu(g: Graph, x: Value) -> Value:
     """x Φ(x), with the error function."""
     return g.Gelu(x)
+
+
+def gelu_tanh(g: Graph, x: Value) -> Value:
+    """x Φ(x), Φ by tanh: 0.5 x (1 + tanh(√(2/π) (x + 0.044715 x³)))."""
+    return g.Gelu(x, approximate="tanh")
+
+
+def silu(g: Graph, x: Value) -> Value:
+    """x σ(x)."""
+    return g.Mul(x, g.Sigmoid(x))
 
 
 def quick_gelu(g: Graph, x: Value) -> Value:
@@ -42,6 +64,20 @@ def quick_gelu(g: Graph, x: Value) -> Value:
 def mlp(g: Graph, x: Value, up: str, down: str, act: Callable[[Graph, Value], Value]) -> Value:
     """down(act(up(x)))."""
     return linear(g, act(g, linear(g, x, up)), down)
+
+
+def gated_mlp(g: Graph, x: Value, name: str, act: Callable[[Graph, Value], Value]) -> Value:
+    """down(act(gate(x)) · up(x)), the weights `name` with _gate, _up and _down behind it."""
+    gated = g.Mul(act(g, linear(g, x, f"{name}_gate")), linear(g, x, f"{name}_up"))
+    return linear(g, gated, f"{name}_down")
+
+
+def interpolated(g: Graph, table: Value, taps: Value, shares: Value) -> Value:
+    """(n, width): row i is Σⱼ shares[i, j] · table[taps[i, j]], a learned table (rows, width) read between its rows.
+
+    taps (n, m) int64 and shares (n, m), m = 4 for a bilinear table of two axes and 16 for a bicubic one.
+    """
+    return g.Squeeze(g.MatMul(g.Unsqueeze(shares, [1]), g.Gather(table, taps, axis=0)), [1])
 
 
 def qkv(g: Graph, x: Value, name: str) -> tuple[Value, Value, Value]:
@@ -64,40 +100,51 @@ def rotate(g: Graph, x: Value, n_head: int, cos: Value, sin: Value) -> Value:
     return g.Flatten(turned, axis=1)
 
 
-def attention(g: Graph, q: Value, k: Value, v: Value, bounds: Value, n_head: int, scale: float) -> Value:
-    """softmax(scale · q kᵀ) v within each segment of the rows: none sees another picture's, and the cost is Σ nᵢ².
+def attention(g: Graph, q: Value, k: Value, v: Value, spans: Value, n_head: int, scale: float) -> Value:
+    """softmax(scale · q kᵀ) v within each segment of the rows: none sees another's, and the cost is Σ nᵢ².
 
-    q, k, v (n, n_head · d) and the segments' bounds (n_segment + 1,) int64 → (n, n_head · d).
+    q, k, v (n, n_head · d) → (n, n_head · d). A row (count, length) of spans (n_span, 2) int64 stands for the next
+    `count` segments of `length` rows each, which are computed at once: the windows of a picture, or a whole picture.
     """
     with g.scope("attention"):
         if not g.static:
-            return _each_segment(g, q, k, v, bounds, n_head, scale)
-        known = g.known(bounds)
+            return _each_span(g, q, k, v, spans, n_head, scale)
+        known = g.known(spans)
         if known is None:
-            raise ValueError("a static graph has its segments fixed")
-        parts = [_blocked(g, q, k, v, rows, n_head, scale) for rows in pairwise(known.tolist())]
+            raise ValueError("a static graph has its spans fixed")
+        parts, start = [], 0
+        for count, length in known.tolist():
+            parts.append(_blocked(g, q, k, v, start, (count, length), n_head, scale))
+            start += count * length
         return g.Reshape(parts[0] if len(parts) == 1 else g.Concat(*parts, axis=0), g.Shape(q))
 
 
-def _each_segment(g: Graph, q: Value, k: Value, v: Value, bounds: Value, n_head: int, scale: float) -> Value:
-    """A loop over the segments; its results are gathered in a sequence, since they differ in length."""
+def _each_span(g: Graph, q: Value, k: Value, v: Value, spans: Value, n_head: int, scale: float) -> Value:
+    """A loop over the spans; its results are gathered in a sequence, since they differ in length."""
+    n_rows = g.ReduceProd(spans, [1], keepdims=0)
+    ends = g.CumSum(n_rows, 0)
+    starts = g.Sub(ends, n_rows)
 
     def step(i: Value, done: Value) -> Value:
-        start, end = (g.Gather(bounds, g.Unsqueeze(at, [0])) for at in (i, g.Add(i, 1)))
-        rows = [g.Unsqueeze(g.Slice(x, start, end, [0]), [0]) for x in (q, k, v)]  # (1, nᵢ, n_head · d)
+        at = g.Unsqueeze(i, [0])
+        start, end = g.Gather(starts, at), g.Gather(ends, at)
+        shape = g.Concat(g.Gather(spans, i), [-1], axis=0)
+        rows = [g.Reshape(g.Slice(x, start, end, [0]), shape) for x in (q, k, v)]  # (count, length, n_head · d)
         (out,) = g.op("MultiHeadAttention", *rows, domain=MICROSOFT, num_heads=n_head, scale=scale)
-        return g.SequenceInsert(done, g.Squeeze(out, [0]))
+        return g.SequenceInsert(done, g.Flatten(out, axis=2))
 
-    n = g.Sub(g.Squeeze(g.Shape(bounds)), 1)
-    return g.ConcatFromSequence(g.loop(n, g.SequenceEmpty(), step), axis=0)
+    return g.ConcatFromSequence(g.loop(g.Squeeze(g.Shape(n_rows)), g.SequenceEmpty(), step), axis=0)
 
 
-def _blocked(g: Graph, q: Value, k: Value, v: Value, rows: tuple[int, int], n_head: int, scale: float) -> Value:
-    """One segment in ONNX's own ops → (n, n_head, d), by blocks of query rows so that the scores stay small."""
-    q, k, v = (g.Reshape(g.Slice(x, [rows[0]], [rows[1]], [0]), [0, n_head, -1]) for x in (q, k, v))  # (n, n_head, d)
-    q, k, v = g.Mul(g.Transpose(q, perm=[1, 0, 2]), scale), g.Transpose(k, perm=[1, 2, 0]), g.Transpose(v, perm=[1, 0, 2])
+def _blocked(g: Graph, q: Value, k: Value, v: Value, start: int, span: tuple[int, int], n_head: int, scale: float) -> Value:
+    """One span in ONNX's own ops → (count, length, n_head, d), by blocks of query rows so that the scores stay small."""
+    end, shape = start + span[0] * span[1], [*span, n_head, -1]
+    q, k, v = (g.Reshape(g.Slice(x, [start], [end], [0]), shape) for x in (q, k, v))
+    q = g.Mul(g.Transpose(q, perm=[0, 2, 1, 3]), scale)  # (count, n_head, length, d)
+    k, v = g.Transpose(k, perm=[0, 2, 3, 1]), g.Transpose(v, perm=[0, 2, 1, 3])
     parts = []
-    for start in range(0, rows[1] - rows[0], QUERY_BLOCK):
-        block = g.Slice(q, [start], [start + QUERY_BLOCK], [1])  # (n_head, n_block, d)
+    for row in range(0, span[1], QUERY_BLOCK):
+        block = g.Slice(q, [row], [row + QUERY_BLOCK], [2])
         parts.append(g.MatMul(g.Softmax(g.MatMul(block, k), axis=-1), v))
-    return g.Transpose(parts[0] if len(parts) == 1 else g.Concat(*parts, axis=1), perm=[1, 0, 2])
+    rows = g.Transpose(parts[0] if len(parts) == 1 else g.Concat(*parts, axis=2), perm=[0, 2, 1, 3])
+    return g.Reshape(rows, [end - start, n_head, -1])

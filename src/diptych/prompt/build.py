@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from diptych.errors import InputError
 from diptych.families.base import MediaHalf, Part
@@ -53,7 +54,8 @@ def _lay_out(
         if isinstance(piece, str) or half is None:
             parts += [piece] if isinstance(piece, str) else []
             continue
-        parts += half.layout(half.preprocess(load(piece), request.media), ordinal)
+        chunks = [replace(c, ordinal=ordinal) for c in half.preprocess(load(piece), request.media)]
+        parts += half.layout(chunks)
         ordinal += 1
     return parts
 
