@@ -15,6 +15,7 @@ from diptych.errors import EngineError, FileError, InputError, UnknownModel
 from diptych.llama import log
 from diptych.llama.native import Native, Pointer
 from diptych.options import Options
+from diptych.weights.split import check_parts
 
 _MAGIC = b"GGUF"
 _NFC = ("qwen2",)  # tokenizers that compose characters first, which llama.cpp leaves out
@@ -46,12 +47,13 @@ class TextModel(Native):
 
     @classmethod
     def load(cls, path: Path, options: Options = Options()) -> Self:  # noqa: B008 - frozen
-        """Load a text GGUF.
+        """Load a text GGUF; of one in several parts the first is named, and llama.cpp finds the others beside it.
 
-        Raises FileError when it is missing, damaged, no GGUF, or the media half; UnknownModel when llama.cpp does not
-        know its architecture.
+        Raises FileError when it or a part is missing, damaged, no GGUF, or the media half; UnknownModel when llama.cpp
+        does not know its architecture.
         """
         check_gguf(path)
+        check_parts(path)
         log.install()
         params = lib.llama_model_default_params()
         params.n_gpu_layers = options.n_gpu_layers
@@ -123,6 +125,8 @@ def _load_error(path: Path, reason: str) -> FileError:
         return FileError(
             f"{path} is a media half (mmproj), and a text half is needed; give it as --mmproj and the text GGUF as -m"
         )
+    if "split file" in reason:
+        return FileError(f"{path} is a part of a split model under another name; call the first part …-00001-of-….gguf again")
     if "unknown model architecture" in reason:
         return UnknownModel(f"llama.cpp cannot run {path}: {reason}; a newer llama-cpp-python may know it")
     return FileError(f"cannot load {path}: {reason}; the file may be damaged or cut short, get or convert it again")

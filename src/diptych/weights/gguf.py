@@ -44,8 +44,8 @@ _PYTHON: dict[int, Callable[[Any], Any]] = {GGUFValueType.UINT32: int, GGUFValue
 _LENGTH = struct.Struct("<Q")
 
 
-def open_gguf(path: Path) -> Weights:
-    """Read what stands before the tensors of a GGUF, of little-endian version 2 or 3.
+def read_gguf(path: Path) -> Weights:
+    """Read what stands before the tensors of one GGUF file, of little-endian version 2 or 3.
 
     Raises FileError when it is missing, no GGUF, of another version, truncated or damaged.
     """
