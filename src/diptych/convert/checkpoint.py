@@ -13,13 +13,13 @@ from diptych.weights import Tensor, open_safetensors
 
 T = TypeVar("T", int, float, str)
 
-_PREFIXES = ("model.", "language_model.")  # in front or not, and in either order, as the version that saved it had it
+_PREFIXES = ("model.", "language_model.", "thinker.")  # in front or not, in any order, as the version that saved it had it
 _COMPUTED = ("rotary_emb.inv_freq", "rotary_pos_emb.inv_freq")  # tables that early versions stored with the weights
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What conversion reads. `tensors` go by their Hugging Face names without leading `model.` and `language_model.`.
+    """What conversion reads. `tensors` go by their Hugging Face names without leading `model.`, `language_model.`, `thinker.`.
 
     `processor` is preprocessor_config.json, with the picture part of processor_config.json over it.
     """
@@ -39,8 +39,9 @@ class Checkpoint:
 
     @property
     def text_config(self) -> dict[str, Any]:
-        """The text half's settings: at the top in old checkpoints, under `text_config` in new ones."""
-        return {**self.config, **part(self.config, "text_config")}
+        """The text half's settings: at the top in old checkpoints, under `text_config` in new ones (a thinker's under that)."""
+        thinker = part(self.config, "thinker_config")
+        return {**self.config, **part(self.config, "text_config"), **thinker, **part(thinker, "text_config")}
 
     @property
     def files(self) -> tuple[Path, ...]:

@@ -26,6 +26,7 @@ OUTTYPES = {
     "q8_0": (Q8_0, LlamaFileType.MOSTLY_Q8_0),
 }
 
+_ALWAYS_F32 = ("_norm.weight", "ffn_gate_inp.weight", "ffn_gate_inp_shexp.weight", "ssm_conv1d.weight")
 _SLICE = 1 << 22  # values converted at once: 16 MiB as float32
 
 
@@ -68,12 +69,16 @@ def renamed(checkpoint: Checkpoint, names: Mapping[str, tuple[str, ...]]) -> dic
 
     Raises FileError naming those the checkpoint lacks.
     """
-    missing = [name for name, targets in names.items() if targets and name not in checkpoint.tensors]
-    if missing:
+    check_present(checkpoint, [name for name, targets in names.items() if targets])
+    return {part.name: part for name, targets in names.items() for part in _cut(checkpoint.tensors.get(name), targets)}
+
+
+def check_present(checkpoint: Checkpoint, names: Iterable[str]) -> None:
+    """Raise FileError naming the tensors that the checkpoint lacks."""
+    if missing := [name for name in names if name not in checkpoint.tensors]:
         raise FileError(
             f"{checkpoint.folder} has no tensor {_some(missing)}, which {checkpoint.architecture} needs; download it again"
         )
-    return {part.name: part for name, targets in names.items() for part in _cut(checkpoint.tensors.get(name), targets)}
 
 
 def check_used(checkpoint: Checkpoint, of_half: Iterable[str], names: Container[str]) -> None:
@@ -89,7 +94,7 @@ def stored_type(name: str, shape: tuple[int, ...], outtype: GGMLQuantizationType
     """The type of a GGUF tensor under an outtype, by the rules of llama.cpp's converter."""
     if ".patch_embd.weight" in name or ".patch_merger.weight" in name:
         return F16 if outtype == F16 else F32  # libmtmd's convolutions take no other
-    if len(shape) <= 1 or name.endswith("_norm.weight") or not name.endswith(".weight") or ".position_embd." in name:
+    if len(shape) <= 1 or name.endswith(_ALWAYS_F32) or not name.endswith(".weight") or ".position_embd." in name:
         return F32
     return F16 if outtype == Q8_0 and shape[-1] % 32 else outtype  # a q8_0 block is 32 values of a row
 
