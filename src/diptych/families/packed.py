@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from diptych.errors import MediaError
+from diptych.errors import FileError, MediaError
 from diptych.families.base import Family, Part, Rows
 from diptych.graph import nn
 from diptych.media.image import Filter, resize
@@ -240,6 +240,16 @@ def processed(
         "clip.vision.image_min_pixels": int(low),
         "clip.vision.image_max_pixels": int(high),
     }
+
+
+def check_tower(vision: Mapping[str, Any], model: str, **wanted: object) -> None:
+    """Raise FileError when config.json's vision_config has another value than the model's code can do, rope_theta included."""
+    for name, value in wanted.items():
+        if vision.get(name, value) != value:
+            raise FileError(f"config.json's vision_config has {name} {vision[name]!r}, and {model}'s encoder needs {value!r}")
+    theta = (vision.get("rope_parameters") or {}).get("rope_theta", ROPE_THETA)
+    if theta != ROPE_THETA:
+        raise FileError(f"config.json's vision_config has rope_theta {theta}, and {model}'s encoder needs {ROPE_THETA:g}")
 
 
 def _numbers(values: Sequence[float]) -> str:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from diptych.errors import FileError
 from diptych.families.base import Table
-from diptych.families.packed import MERGE, ROPE_THETA, Packed, processed
+from diptych.families.packed import MERGE, Packed, check_tower, processed
 from diptych.graph import nn
 from diptych.types import MediaKind
 
@@ -56,7 +55,7 @@ class Qwen2VL(Packed):
         Raises FileError when the checkpoint's tower is not one that Qwen2-VL's code would build.
         """
         vision = config["vision_config"]
-        _check_tower(vision)
+        check_tower(vision, "Qwen2-VL", hidden_act="quick_gelu", temporal_patch_size=2, in_channels=3, in_chans=3)
         text = {**config, **config.get("text_config", {})}
         width, patch = int(vision.get("embed_dim", 1280)), int(vision.get("patch_size", 14))
         return {
@@ -89,13 +88,3 @@ class Qwen2VL(Packed):
         """The two matrices of a layer's MLP by their shapes: old converters gave each the other's name."""
         pair = f"{name}.ffn_up", f"{name}.ffn_down"
         return pair if g.shape(f"{pair[0]}.weight")[1] == self.hp.n_embd else pair[::-1]
-
-
-def _check_tower(vision: Mapping[str, Any]) -> None:
-    wanted = {"hidden_act": "quick_gelu", "temporal_patch_size": 2, "in_channels": 3, "in_chans": 3}
-    for name, value in wanted.items():
-        if vision.get(name, value) != value:
-            raise FileError(f"config.json's vision_config has {name} {vision[name]!r}, and Qwen2-VL's encoder needs {value!r}")
-    theta = (vision.get("rope_parameters") or {}).get("rope_theta", ROPE_THETA)
-    if theta != ROPE_THETA:
-        raise FileError(f"config.json's vision_config has rope_theta {theta}, and Qwen2-VL's encoder needs {ROPE_THETA:g}")
