@@ -7,13 +7,13 @@ from pathlib import Path
 from rich.table import Table
 
 from diptych import reader
-from diptych.cli import show
+from diptych.cli import console
 from diptych.engine import Engine
 from diptych.options import Options
 from diptych.types import Source
 
 
-def command(as_json: show.Json = False) -> None:
+def command(as_json: console.Json = False) -> None:
     """Read the example pictures with the shipped reader."""
     with Engine.load("reader", options=Options()) as engine:
         results = [
@@ -25,7 +25,7 @@ def command(as_json: show.Json = False) -> None:
             {"image": str(picture), "text": text, "encode_ms": last.timings.encode_ms, "total_ms": total(last.timings)}
             for picture, text, last in results
         ]
-        show.print_json({"load_ms": load_ms, "pictures": pictures})
+        console.print_json({"load_ms": load_ms, "pictures": pictures})
         return
     drawn = Table("picture", "text read", show_lines=True, header_style="bold")
     for name in ("tokens", "encode", "in all"):
@@ -35,20 +35,20 @@ def command(as_json: show.Json = False) -> None:
             picture.name, text, f"{last.usage.media_tokens}+{last.usage.completion_tokens}",
             f"{last.timings.encode_ms:.0f} ms", f"{total(last.timings):.0f} ms",
         )  # fmt: skip
-    show.out.print(drawn)
-    show.out.print(f"loaded both halves in {load_ms:.0f} ms; tokens are picture+answer\n")
+    console.out.print(drawn)
+    console.out.print(f"loaded both halves in {load_ms:.0f} ms; tokens are picture+answer\n")
     next_steps(results[0][0])
 
 
 def next_steps(picture: Path) -> None:
-    show.out.print("[bold]Next[/]")
+    console.out.print("[bold]Next[/]")
     for line in (
         f"diptych run reader -p 'Read the text.' --image {picture}",
         f"diptych inspect --mmproj {reader.FOLDER / 'mmproj.gguf'} --image {picture} -o seen.png",
         "diptych convert CHECKPOINT -o DIR      # a Qwen2-VL checkpoint of your own",
         "diptych run DIR -p 'Describe it.' --image YOUR.png",
     ):
-        show.out.print(f"  {line}", soft_wrap=True, markup=False)
+        console.out.print(f"  {line}", soft_wrap=True, markup=False)
 
 
 def total(timings: object) -> float:

@@ -12,7 +12,7 @@ from typing import Any
 
 import psutil
 
-from diptych.cli import show
+from diptych.cli import console
 
 PACKAGES = ("diptych", "llama-cpp-python", "onnxruntime", "onnx-ir", "gguf", "numpy", "pillow")
 OPTIONAL = {  # module → what it is for, and the command that brings it
@@ -35,21 +35,21 @@ FEATURES = (
 )
 
 
-def command(as_json: show.Json = False) -> None:
+def command(as_json: console.Json = False) -> None:
     """Show versions, hardware, what is missing and how to get it."""
     found = examine()
     if as_json:
-        show.print_json(found)
+        console.print_json(found)
         return
     for title, facts in found.items():
         if title != "problems":
-            show.facts(
+            console.facts(
                 title, {name: ", ".join(value) if isinstance(value, list) else str(value) for name, value in facts.items()}
             )
     for problem in found["problems"]:
-        show.out.print(f"[yellow]![/] {problem}", soft_wrap=True)
+        console.out.print(f"[yellow]![/] {problem}", soft_wrap=True)
     if not found["problems"]:
-        show.out.print("[green]✓[/] everything Diptych needs is here; try: diptych demo")
+        console.out.print("[green]✓[/] everything Diptych needs is here; try: diptych demo")
 
 
 def examine() -> dict[str, Any]:

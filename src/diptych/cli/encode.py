@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from diptych.cli import flags, show
+from diptych.cli import console, flags
 from diptych.cli.flags import with_options
 from diptych.encoder.half import open_half
 from diptych.errors import OutputError
@@ -25,8 +25,8 @@ def command(
     mmproj: Annotated[Path, typer.Option("--mmproj", help="The media half, an mmproj GGUF.")],
     image: Annotated[list[str], typer.Option("--image", help="A picture (path or URL); repeatable.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="The .npz file to write.")],
-    force: show.Force = False,
-    as_json: show.Json = False,
+    force: console.Force = False,
+    as_json: console.Json = False,
     *,
     options: Options,
 ) -> None:
@@ -101,14 +101,14 @@ def report(names: list[str], pictures: list[list[MediaChunk]], timings: dict[str
             {"size_given": chunks[0].size, "size_used": chunks[0].used, "grid": grid[0] if len(grid) == 1 else grid, "tokens": n}
             for chunks, grid, n in zip(pictures, grids, tokens, strict=True)
         ]
-        show.print_json({"images": images, "timings": timings})
+        console.print_json({"images": images, "timings": timings})
         return
     rows = [
         (Path(name).name, times(*chunks[0].size), times(*chunks[0].used), " + ".join(times(*g) for g in grid), n)
         for name, chunks, grid, n in zip(names, pictures, grids, tokens, strict=True)
     ]
-    show.table(None, ("image", "size given", "size used", "grid t×h×w", "tokens"), rows)
-    show.out.print(" · ".join(f"{name[:-3]} {value:.0f} ms" for name, value in timings.items()) + f" → {output}")
+    console.table(None, ("image", "size given", "size used", "grid t×h×w", "tokens"), rows)
+    console.out.print(" · ".join(f"{name[:-3]} {value:.0f} ms" for name, value in timings.items()) + f" → {output}")
 
 
 def times(*sides: int) -> str:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from diptych import export
-from diptych.cli import show
+from diptych.cli import console
 from diptych.errors import InputError
 
 
@@ -20,7 +20,7 @@ def command(
         list[str] | None,
         typer.Option("--size", help="Write a static graph for this many pixels a side, or WIDTHxHEIGHT; repeatable."),
     ] = None,
-    force: show.Force = False,
+    force: console.Force = False,
 ) -> None:
     """Write the media half as ONNX.
 
@@ -28,10 +28,10 @@ def command(
     output, all sharing one file of weights.
     """
     sizes = [parse_size(text) for text in size or ()]
-    with show.bytes_progress("exporting") as progress:
+    with console.bytes_progress("exporting") as progress:
         written = export.export(source, output, sizes=sizes, force=force, progress=progress)
     for file in written:
-        show.out.print(f"{file}  {file.stat().st_size / 1e6:,.1f} MB")
+        console.out.print(f"{file}  {file.stat().st_size / 1e6:,.1f} MB")
 
 
 def parse_size(text: str) -> tuple[int, int]:

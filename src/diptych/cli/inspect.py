@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from diptych.cli import flags, show
+from diptych.cli import console, flags
 from diptych.cli.flags import with_options
 from diptych.errors import OutputError
 from diptych.files import check_output, whole_file
@@ -19,7 +19,7 @@ def command(
     mmproj: Annotated[Path, typer.Option("--mmproj", help="The media half, an mmproj GGUF.")],
     image: Annotated[str, typer.Option("--image", help="A picture (path or URL).")],
     output: Annotated[Path, typer.Option("-o", "--output", help="The .png file to write.")],
-    force: show.Force = False,
+    force: console.Force = False,
     *,
     options: Options,
 ) -> None:
@@ -55,6 +55,6 @@ def command(
     with whole_file(output, force=force, inputs=inputs) as part:
         drawn.save(part, format="PNG")
     tokens = sum(c.n_tokens for c in chunks)
-    show.out.print(
+    console.out.print(
         f"{chunks[0].size[0]}×{chunks[0].size[1]} seen as {chunks[0].used[0]}×{chunks[0].used[1]}, {tokens} tokens → {output}"
     )

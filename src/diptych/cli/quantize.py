@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from diptych.cli import show
+from diptych.cli import console
 from diptych.llama.quantize import TYPES, quantize
 
 
@@ -16,10 +16,10 @@ def command(
     output: Annotated[Path, typer.Argument(metavar="OUT", help="The GGUF to write.")],
     type: Annotated[str, typer.Argument(metavar="TYPE", help=f"One of {', '.join(TYPES)}.")],
     threads: Annotated[int | None, typer.Option("-t", "--threads", min=1, help="CPU threads.")] = None,
-    force: show.Force = False,
+    force: console.Force = False,
 ) -> None:
     """Quantise a GGUF with llama.cpp's quantiser."""
-    with show.err.status(f"quantising {source} to {type.upper()}"):
+    with console.err.status(f"quantising {source} to {type.upper()}"):
         quantize(source, output, type, threads=threads, force=force)
     before, after = source.stat().st_size, output.stat().st_size
-    show.out.print(f"{output}  {after / 1e6:,.1f} MB, {after / before:.0%} of {source.name}")
+    console.out.print(f"{output}  {after / 1e6:,.1f} MB, {after / before:.0%} of {source.name}")

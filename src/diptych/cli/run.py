@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from diptych.cli import flags, show
+from diptych.cli import console, flags
 from diptych.cli.flags import with_options
 from diptych.engine import Engine
 from diptych.errors import DiptychError, InputError
@@ -44,7 +44,7 @@ def command(
     grammar: flags.Grammar = None,
     grammar_file: flags.GrammarFile = None,
     json_schema: flags.JsonSchema = None,
-    as_json: show.Json = False,
+    as_json: console.Json = False,
     *,
     options: Options,
 ) -> None:
@@ -67,7 +67,7 @@ def command(
         if prompt is None:
             chat.talk()
         elif as_json:
-            show.print_json(chat.answer(prompt, stream=False))
+            console.print_json(chat.answer(prompt, stream=False))
         else:
             chat.answer(prompt, stream=True)
 
@@ -125,7 +125,7 @@ class Chat:
         if sys.stdin.isatty():
             import readline  # noqa: F401  (gives input() its line editing)
 
-            show.err.print(f"[dim]{CHAT_HELP}[/]")
+            console.err.print(f"[dim]{CHAT_HELP}[/]")
         while True:
             try:
                 line = input("> " if sys.stdin.isatty() else "").strip()
@@ -137,7 +137,7 @@ class Chat:
             try:
                 self.turn(word, rest.strip(), line)
             except DiptychError as error:
-                show.err.print("[bold red]error:[/]", " ".join(str(error).split()), soft_wrap=True)
+                console.err.print("[bold red]error:[/]", " ".join(str(error).split()), soft_wrap=True)
 
     def turn(self, word: str, rest: str, line: str) -> None:
         """One line of the chat: a command, or a question."""
