@@ -115,6 +115,14 @@ def test_a_table_is_read_between_its_rows() -> None:
     np.testing.assert_allclose(run(g, taps=taps, shares=shares), np.einsum("nm,nmw->nw", shares, table[taps]), atol=2e-6)
 
 
+def test_a_lattice_is_read_between_its_points() -> None:
+    table, down, across = (RNG.standard_normal(s, np.float32) for s in ((15, 48), (7, 3), (7, 5)))
+    g = Graph(weights(tensor("table.weight", table)))
+    g.output("y", nn.resampled(g, g.weight("table.weight"), g.input("down", ("n", 3)), g.input("across", ("n", 5))), ("n", 48))
+    wanted = np.einsum("ny,nx,yxw->nw", down, across, table.reshape(3, 5, 48))
+    np.testing.assert_allclose(run(g, down=down, across=across), wanted, atol=1e-5)
+
+
 def test_a_static_graph_has_onnx_ops_alone() -> None:
     g, _ = graph(True, np.array([[1, N]]))
     q = nn.rotate(g, g.input("q", (N, N_HEAD * D)), N_HEAD, g.input("cos", ()), g.input("sin", ()))
