@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 from collections.abc import Callable
 from pathlib import Path
@@ -31,28 +32,27 @@ CONVERSATIONS: dict[str, tuple[str | bytes, ...]] = {
     "two pictures": (png(0), "and", png(5, 56, 168), "differ"),
     "the same picture twice": (png(0), "and", png(0), "the same"),
 }
-SHAPES = {
-    "default": {"max_pixels": 224 * 224},
-    "three layers": {
-        "seed": 1, "n_layer": 3, "v_depth": 3, "n_head_kv": 4, "sections": (8, 4, 4), "max_pixels": 224 * 224, "tied": True,
-    },
-}  # fmt: skip
+THREE = tiny.Qwen2VL(seed=1, n_layer=3, v_depth=3, n_head_kv=4, sections=(8, 4, 4), max_pixels=224 * 224, tied=True)
+MODELS: dict[str, Callable[[Path], Any]] = {  # what writes a checkpoint that takes pictures of up to about 224 × 224 pixels
+    "qwen2vl": lambda folder: tiny.qwen2vl(folder, tiny.Qwen2VL(max_pixels=224 * 224)),
+    "qwen2vl, three layers": lambda folder: tiny.qwen2vl(folder, THREE),
+}
 
 
 class Pair:
-    """One checkpoint in transformers and in Diptych."""
+    """One checkpoint in transformers, as the class that config.json names, and in Diptych."""
 
-    def __init__(self, folder: Path, fields: dict[str, Any], load: Callable[[Path], Engine]) -> None:
+    def __init__(self, folder: Path, write: Callable[[Path], Any], load: Callable[[Path], Engine]) -> None:
         import torch
-        from transformers import AutoTokenizer, Qwen2VLForConditionalGeneration
-        from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+        import transformers
 
         torch.set_num_threads(1)
-        tiny.qwen2vl(folder / "c", tiny.Qwen2VL(**fields))
+        write(folder / "c")
         convert.convert(folder / "c", folder / "out", outtype="f32")
-        self.tokenizer = AutoTokenizer.from_pretrained(folder / "c")
-        self.processor = Qwen2VLImageProcessorPil.from_pretrained(folder / "c")
-        self.torch = Qwen2VLForConditionalGeneration.from_pretrained(folder / "c", dtype="float32").eval()
+        self.tokenizer = transformers.AutoTokenizer.from_pretrained(folder / "c")
+        self.processor = transformers.AutoImageProcessor.from_pretrained(folder / "c", backend="pil")
+        (name,) = transformers.AutoConfig.from_pretrained(folder / "c").architectures
+        self.torch = getattr(transformers, name).from_pretrained(folder / "c", dtype="float32").eval()
         self.engine = load(folder / "out")
 
     def inputs(self, wanted: Request) -> dict[str, Any]:
@@ -65,15 +65,18 @@ class Pair:
         ]
         chat = [{"role": "user", "content": content}]
         text = self.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+        pad = self.torch.config.image_token_id
+        placeholder = self.tokenizer.convert_ids_to_tokens(pad)
         out: dict[str, Any] = {}
         if pictures:
             images = [Image.open(io.BytesIO(p.data or b"")) for p in pictures]
             out = dict(self.processor(images=images, return_tensors="pt"))
             for grid in out["image_grid_thw"]:
-                text = text.replace("<|image_pad|>", "<|>" * (int(grid.prod()) // 4), 1)
-        ids = self.tokenizer(text.replace("<|>", "<|image_pad|>"), return_tensors="pt")
-        pad = self.tokenizer.convert_tokens_to_ids("<|image_pad|>")
-        return {**out, "input_ids": ids.input_ids, "mm_token_type_ids": (ids.input_ids == pad).to(torch.int32)}
+                text = text.replace(placeholder, "<|>" * (int(grid.prod()) // self.processor.merge_size**2), 1)
+        ids = self.tokenizer(text.replace("<|>", placeholder), return_tensors="pt").input_ids
+        if "mm_token_type_ids" in inspect.signature(self.torch.forward).parameters:
+            out["mm_token_type_ids"] = (ids == pad).to(torch.int32)
+        return {**out, "input_ids": ids}
 
     def greedy(self, wanted: Request) -> tuple[list[int], list[float]]:
         """The reference's tokens, and by how much each leads the second."""
@@ -89,9 +92,9 @@ class Pair:
         return made.sequences[0, given["input_ids"].shape[1] :].tolist(), [float(b - a) for a, b in tops]
 
 
-@pytest.fixture(scope="module", params=SHAPES)
+@pytest.fixture(scope="module", params=MODELS)
 def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    made = Pair(tmp_path_factory.mktemp("pair"), SHAPES[request.param], lambda folder: Engine.load(folder, options=tiny.EXACT))
+    made = Pair(tmp_path_factory.mktemp("pair"), MODELS[request.param], lambda folder: Engine.load(folder, options=tiny.EXACT))
     yield made
     made.engine.close()
 
