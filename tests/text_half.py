@@ -61,7 +61,7 @@ class Pair:
 
         image = self.torch.config.image_token_id
         ids = [t for p in parts for t in (p if isinstance(p, list) else [image] * len(p.rows))]
-        given: dict[str, Any] = {}
+        given: dict[str, Any] = {"attention_mask": torch.ones((1, len(ids)), dtype=torch.long)}
         if pictures := [p for p in parts if isinstance(p, Picture)]:
             given["pixel_values"] = torch.from_numpy(np.concatenate([p.patches for p in pictures]))
             given["image_grid_thw"] = torch.tensor([[1, 2 * p.grid[0], 2 * p.grid[1]] for p in pictures])

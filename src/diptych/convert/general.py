@@ -27,7 +27,7 @@ def general(
     try:
         found = gguf.Metadata.load(model_path=folder, total_params=n_values)
         found.name = found.name or folder.name
-        found.size_label = found.size_label or gguf.size_label(n_values, 0, 0, 0)
+        found.size_label = found.size_label or _size_label(tensors)
         collected = gguf.GGUFWriter(None, architecture)
         found.set_gguf_meta_model(collected)
         values = {key: _plain(value) for key, value in collected.kv_data[0].items()}
@@ -42,6 +42,17 @@ def general(
         "general.file_type": int(file_type),
         "general.quantization_version": int(gguf.GGML_QUANT_VERSION),
     }
+
+
+def _size_label(tensors: Mapping[str, Tensor]) -> str:
+    """The number of values in words, as `7B` or, with experts, their number and the size with one of them, as `6x334K`."""
+    sizes = {name: math.prod(t.shape) for name, t in tensors.items()}
+    experts = {name: t.shape[0] for name, t in tensors.items() if "_exps." in name}
+    one_of_each = sum(sizes[name] // n for name, n in experts.items())
+    shared = sum(n for name, n in sizes.items() if name not in experts)
+    n_expert = sum(experts.values()) // len(experts) if experts else 0
+    label: str = gguf.size_label(shared + one_of_each, shared, one_of_each, n_expert)
+    return label
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401 - gguf-py's value and type → ours

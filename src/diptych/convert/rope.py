@@ -16,13 +16,13 @@ _YARN = {
 }
 
 
-def rope(name: str, config: Mapping[str, Any], theta: float) -> dict[str, Any]:
+def rope(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
     """`rope_parameters` (new), or `rope_scaling` with `rope_theta` beside it (old) → the `rope.*` metadata of `name`.
 
-    `theta` is the base where neither gives one. Raises FileError for a kind of scaling that llama.cpp has no place for.
+    Raises FileError for a kind of scaling that llama.cpp has no place for.
     """
     given = part(config, "rope_parameters") or part(config, "rope_scaling")
-    base = setting(given, "rope_theta", float, setting(config, "rope_theta", float, theta))
+    base = setting(config if given.get("rope_theta") is None else given, "rope_theta", float)
     out: dict[str, Any] = {f"{name}.rope.freq_base": base}
     match given.get("mrope_section"):
         case None:

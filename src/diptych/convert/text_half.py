@@ -1,53 +1,34 @@
-"""The text half of a checkpoint as GGUF: one table entry an architecture."""
+"""The text half of a checkpoint as GGUF: what its architecture's table entry says, read when it is written."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from gguf import LlamaFileType
 
+from diptych.convert import layout
+from diptych.convert.architecture import Architecture, architecture, settings
+from diptych.convert.blocks import Block, Made, Settings, n_expert
 from diptych.convert.checkpoint import Checkpoint, setting
 from diptych.convert.general import general
 from diptych.convert.rope import rope
-from diptych.convert.tensor import check_used, expanded, media_tensors, outtype_of, renamed, retyped, stored_type
+from diptych.convert.tensor import check_present, check_used, media_tensors, outtype_of, renamed, stored_type
 from diptych.convert.vocab import vocabulary
 from diptych.errors import FileError, UnknownModel
 from diptych.weights import Tensor, Weights
 
 _HEAD = "lm_head.weight"
-_DENSE = {
-    "embed_tokens.weight": "token_embd.weight",
-    "layers.{i}.input_layernorm.weight": "blk.{i}.attn_norm.weight",
-    "layers.{i}.self_attn.q_proj.weight": "blk.{i}.attn_q.weight",
-    "layers.{i}.self_attn.k_proj.weight": "blk.{i}.attn_k.weight",
-    "layers.{i}.self_attn.v_proj.weight": "blk.{i}.attn_v.weight",
-    "layers.{i}.self_attn.o_proj.weight": "blk.{i}.attn_output.weight",
-    "layers.{i}.post_attention_layernorm.weight": "blk.{i}.ffn_norm.weight",
-    "layers.{i}.mlp.gate_proj.weight": "blk.{i}.ffn_gate.weight",
-    "layers.{i}.mlp.up_proj.weight": "blk.{i}.ffn_up.weight",
-    "layers.{i}.mlp.down_proj.weight": "blk.{i}.ffn_down.weight",
-    "norm.weight": "output_norm.weight",
-    _HEAD: "output.weight",
-}
-_QKV_BIAS = {f"layers.{{i}}.self_attn.{x}_proj.bias": f"blk.{{i}}.attn_{x}.bias" for x in "qkv"}
+_ROOTS = ("embed_tokens.", "layers.", "norm.", "lm_head.", "mtp.")  # where a text half's tensors stand
 
 
 @dataclass(frozen=True)
-class Architecture:
-    """What is special about one. `rope_theta` is the base where config.json has none."""
+class _Step:
+    """Tensors of the checkpoint, and the GGUF's that are made of them."""
 
-    name: str  # GGUF's
-    pre: str  # how text is split before BPE, by llama.cpp's name
-    tensors: Mapping[str, str]
-    rope_theta: float
-    mrope: bool = False  # positions of several planes, each with its section of the frequencies
-
-
-ARCHITECTURES = {
-    "Qwen2VLForConditionalGeneration": Architecture("qwen2vl", "qwen2", _DENSE | _QKV_BIAS, 1e6, mrope=True),
-}
+    sources: tuple[str, ...]
+    target: str | Made
 
 
 def text(checkpoint: Checkpoint, outtype: str = "f16") -> Weights:
@@ -56,41 +37,86 @@ def text(checkpoint: Checkpoint, outtype: str = "f16") -> Weights:
     Raises UnknownModel listing the known architectures, and FileError when a tensor is missing, left over, or not as
     config.json says.
     """
-    if checkpoint.architecture not in ARCHITECTURES:
-        known = ", ".join(ARCHITECTURES)
-        raise UnknownModel(f"config.json names the architecture {checkpoint.architecture!r}, and these can be converted: {known}")
-    architecture, (type, file_type) = ARCHITECTURES[checkpoint.architecture], outtype_of(outtype)
-    names = _names(checkpoint, architecture)
-    check_used(checkpoint, sorted(checkpoint.tensors.keys() - media_tensors(checkpoint)), names)
-    tensors = {n: retyped(t, stored_type(n, t.shape, type)) for n, t in renamed(checkpoint, names).items()}
-    return Weights(_metadata(checkpoint, architecture, tensors, file_type), tensors)
+    entry, (type, file_type) = architecture(checkpoint), outtype_of(outtype)
+    config = settings(checkpoint)
+    blocks = [Block("", -1, entry.top), *entry.layers(checkpoint, config)]
+    steps = [step for block in blocks for step in _steps(checkpoint, config, block)]
+    sources = [name for step in steps for name in step.sources]
+    check_present(checkpoint, sources)
+    check_used(checkpoint, _of_text(checkpoint, entry), frozenset(sources))
+    tensors = {t.name: t for step in steps for t in _tensors(checkpoint, config, step)}
+    tensors = {n: layout.converted(t, stored_type(n, t.shape, type)) for n, t in tensors.items()}
+    return Weights(_metadata(checkpoint, config, blocks, tensors, file_type), tensors)
 
 
-def _names(checkpoint: Checkpoint, architecture: Architecture) -> dict[str, tuple[str, ...]]:
-    names = expanded(checkpoint, architecture.tensors, setting(checkpoint.text_config, "num_hidden_layers", int))
-    if _HEAD not in checkpoint.tensors and checkpoint.text_config.get("tie_word_embeddings", True):
-        del names[_HEAD]  # the output is the embedding table
-    return names
+def _steps(checkpoint: Checkpoint, config: Settings, block: Block) -> Iterator[_Step]:
+    """A block's table with full names, without what the checkpoint may do without and does."""
+    front = f"blk.{block.number}." if block.number >= 0 else ""
+    for name, target in block.table.items():
+        source = block.prefix + name.removesuffix("?")
+        sources = (
+            tuple(source.replace("{e}", str(e)) for e in range(_n_expert(checkpoint, config))) if "{e}" in name else (source,)
+        )
+        if name.endswith("?") and source not in checkpoint.tensors:
+            continue
+        if source == _HEAD and _HEAD not in checkpoint.tensors and config.get("tie_word_embeddings", True):
+            continue  # the output is the embedding table
+        if isinstance(target, str):
+            yield _Step(sources, front + target)
+        else:
+            yield _Step(sources, Made(tuple(front + n for n in target.names), target.make))
+
+
+def _n_expert(checkpoint: Checkpoint, config: Settings) -> int:
+    n = n_expert(config)
+    if not 0 < n <= len(checkpoint.tensors):
+        raise FileError(f"config.json says {n} experts, and {checkpoint.folder} has {len(checkpoint.tensors)} tensors in all")
+    return n
+
+
+def _of_text(checkpoint: Checkpoint, entry: Architecture) -> list[str]:
+    """The names that are not the media half's; where no family is known, those in the places of a text half."""
+    try:
+        media = frozenset(media_tensors(checkpoint))
+    except UnknownModel:
+        return sorted(n for n in checkpoint.tensors if n.startswith(_ROOTS))
+    return sorted(n for n in checkpoint.tensors if n not in media and not n.startswith(entry.left_out or "\0"))
+
+
+def _tensors(checkpoint: Checkpoint, config: Settings, step: _Step) -> list[Tensor]:
+    """The GGUF tensors of a step, types as stored or as computed."""
+    if isinstance(step.target, str) and len(step.sources) == 1:
+        return list(renamed(checkpoint, {step.sources[0]: (step.target,)}).values())
+    found = [checkpoint.tensors[name] for name in step.sources]
+    whole = layout.stacked(found) if len(found) > 1 else found[0]
+    if isinstance(step.target, str):
+        return [layout.named(whole, step.target)]
+    made = step.target.make(whole, config)
+    return [layout.named(t, name) for t, name in zip(made, step.target.names, strict=True)]
 
 
 def _metadata(
-    checkpoint: Checkpoint, architecture: Architecture, tensors: Mapping[str, Tensor], file_type: LlamaFileType
+    checkpoint: Checkpoint, config: Settings, blocks: list[Block], tensors: Mapping[str, Tensor], file_type: LlamaFileType
 ) -> dict[str, Any]:
-    name, config = architecture.name, checkpoint.text_config
-    if (activation := config.get("hidden_act", "silu")) != "silu":
+    entry = architecture(checkpoint)
+    name = entry.name
+    if (activation := config.get("hidden_act")) != "silu":
         raise FileError(f"config.json has the activation {activation!r}, and llama.cpp's {name} knows silu alone")
-    rotary = rope(name, config, architecture.rope_theta)
-    if architecture.mrope and f"{name}.rope.dimension_sections" not in rotary:
+    rotary = rope(name, config)
+    if entry.mrope and f"{name}.rope.dimension_sections" not in rotary:
         raise FileError(f"config.json has no mrope_section, and {name} needs one; use the config.json the model came with")
     return {
         **general(checkpoint, name, "model", tensors, file_type),
-        f"{name}.block_count": setting(config, "num_hidden_layers", int),
-        f"{name}.context_length": setting(config, "max_position_embeddings", int),
-        f"{name}.embedding_length": setting(config, "hidden_size", int),
-        f"{name}.feed_forward_length": setting(config, "intermediate_size", int),
-        f"{name}.attention.head_count": (n_head := setting(config, "num_attention_heads", int)),
-        f"{name}.attention.head_count_kv": setting(config, "num_key_value_heads", int, n_head),
-        f"{name}.attention.layer_norm_rms_epsilon": setting(config, "rms_norm_eps", float, 1e-6),
+        f"{name}.block_count": max(b.number for b in blocks) + 1,
+        **{f"{name}.{key}": value for key, value in _sizes(config, entry)},
+        **{f"{name}.{key}": value for key, value in entry.more(config).items()},
         **rotary,
-        **vocabulary(checkpoint, tensors["token_embd.weight"].shape[0], architecture.pre),
+        **vocabulary(checkpoint, tensors["token_embd.weight"].shape[0], entry.pre, entry.special),
     }
+
+
+def _sizes(config: Settings, entry: Architecture) -> Iterator[tuple[str, int | float]]:
+    for key, (kind, names) in entry.sizes.items():
+        found = next((n for n in names if n in config), None)
+        if found or not key.endswith("?"):
+            yield key.removesuffix("?"), setting(config, found or names[0], kind)

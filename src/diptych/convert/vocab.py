@@ -31,7 +31,7 @@ class _Vocab:
     post: Mapping[str, Any] = field(default_factory=dict)  # what puts tokens before and after a text
 
 
-def vocabulary(checkpoint: Checkpoint, n_vocab: int, pre: str) -> dict[str, Any]:
+def vocabulary(checkpoint: Checkpoint, n_vocab: int, pre: str, special: Mapping[str, str] = {}) -> dict[str, Any]:
     """The metadata of a vocabulary with `n_vocab` rows in the embedding table, split by the pre-tokenizer `pre`.
 
     Raises FileError when no file holds one, when it has more tokens than the table rows, or splits text in another way.
