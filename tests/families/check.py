@@ -133,7 +133,7 @@ def check_libmtmd(weights: Weights, pictures: Sequence[Pixels]) -> None:
         file = Path(folder) / "mmproj.gguf"
         write_gguf(file, weights)
         half = FamilyHalf(families.open_family(file), Options())
-        with Mtmd(file) as other:
+        with Mtmd(file, n_embd=half.n_embd) as other:
             for picture in pictures:
                 (chunk,) = half.preprocess(media(picture), MediaSettings())
                 rows, grid = other.encode(picture)
