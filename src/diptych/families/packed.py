@@ -199,8 +199,7 @@ def fit(width: int, height: int, unit: int, low: int, high: int) -> Size:
 
     As `smart_resize` of transformers, Python's rounding to even included. Raises MediaError for an aspect over 200.
     """
-    if max(width, height) > MAX_ASPECT * min(width, height):
-        raise MediaError(f"the picture is {width}×{height}, and a side may be at most {MAX_ASPECT} times the other; crop it")
+    check_aspect(width, height)
     area = round(width / unit) * round(height / unit) * unit**2
     if area > high:
         shrink = math.sqrt(width * height / high)
@@ -209,6 +208,12 @@ def fit(width: int, height: int, unit: int, low: int, high: int) -> Size:
         grow = math.sqrt(low / (width * height))
         return math.ceil(width * grow / unit) * unit, math.ceil(height * grow / unit) * unit
     return round(width / unit) * unit, round(height / unit) * unit
+
+
+def check_aspect(width: int, height: int) -> None:
+    """Raise MediaError when one side of a picture is more than 200 times the other."""
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        raise MediaError(f"the picture is {width}×{height}, and a side may be at most {MAX_ASPECT} times the other; crop it")
 
 
 def patchify(image: NDArray[np.uint8], patch: int, merge: int, n_frames: int, levels: NDArray[np.float32]) -> NDArray[np.float32]:
