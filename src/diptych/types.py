@@ -52,10 +52,14 @@ class Sampling:
 
 @dataclass(frozen=True)
 class MediaSettings:
-    """What one request or deployment asks of preprocessing; None leaves it to the model."""
+    """What one request or deployment asks of preprocessing; None leaves it to the model.
+
+    `sizes` are the (width, height) that an encoder of fixed sizes takes; without any it takes what the model asks for.
+    """
 
     min_pixels: int | None = None
     max_pixels: int | None = None
+    sizes: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True)

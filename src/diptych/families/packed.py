@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from diptych.errors import FileError, MediaError
 from diptych.families.base import Family, Part, Rows
 from diptych.graph import nn
+from diptych.media import ladder
 from diptych.media.image import Filter, resize
 from diptych.positions import Positions, mrope
 from diptych.types import Grid, Media, MediaChunk, MediaKind, MediaSettings, Piece
@@ -74,13 +75,19 @@ class Packed(Family):
         Raises MediaError when one side of the picture is more than 200 times the other.
         """
         hp, (height, width, _) = self.hp, media.data.shape
-        used = self.used(width, height, *self.pixel_limits(settings))
+        used = self._stretched(width, height, settings)
         patches = patchify(resize(media.data, *used, self.filter), hp.patch_size, hp.n_merge, self.n_frames, self._levels)
         h, w = used[1] // hp.patch_size, used[0] // hp.patch_size
         key = hashlib.sha256(f"{hp.projector} {used[0]}x{used[1]} ".encode() + media.key).digest()
         piece = Piece(self.kind, {"patches": patches}, (1, h, w), key)
         merged = Grid(1, h // hp.n_merge, w // hp.n_merge)
         return [MediaChunk("image", merged.h * merged.w, merged, key, (piece,), (width, height), used)]
+
+    def _stretched(self, width: int, height: int, settings: MediaSettings) -> Size:
+        """The (width, height) of a picture as the model sees it: one of the sizes asked for, else one of its own choice."""
+        if settings.sizes:
+            return ladder.choose(width, height, settings.sizes, settings.min_pixels, settings.max_pixels)
+        return self.used(width, height, *self.pixel_limits(settings))
 
     def layout(self, chunks: Sequence[MediaChunk]) -> list[Part]:
         """A picture between its start and end tokens."""
