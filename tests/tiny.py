@@ -111,11 +111,18 @@ def config(shape: Qwen2VL) -> dict[str, Any]:
 
 def qwen2vl(folder: Path, shape: Qwen2VL = Qwen2VL(), shards: int = 1) -> Path:
     """Write a tiny random Qwen2-VL checkpoint as `Qwen2VLForConditionalGeneration.save_pretrained` does."""
+    from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
+
+    return save(Qwen2VLForConditionalGeneration, Qwen2VLConfig(**config(shape)), folder, shape, shards)
+
+
+def save(model_class: Any, config: Any, folder: Path, shape: Qwen2VL, shards: int = 1) -> Path:
+    """Write a model of random weights, and all that stands beside the weights."""
     import torch
-    from transformers import GenerationConfig, Qwen2VLConfig, Qwen2VLForConditionalGeneration
+    from transformers import GenerationConfig
 
     torch.manual_seed(shape.seed)
-    model = Qwen2VLForConditionalGeneration(Qwen2VLConfig(**config(shape)))
+    model = model_class(config)
     with torch.no_grad():
         for name, p in model.named_parameters():
             if p.ndim > 1:
