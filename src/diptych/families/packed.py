@@ -103,7 +103,8 @@ class Packed(Family):
 
     def feed(self, pieces: Sequence[Piece]) -> dict[str, NDArray[Any]]:
         """The patches of all pieces, their tables, and their spans."""
-        parts = [{"patches": p.inputs["patches"], **self.tables(p.grid), "spans": self.spans(p.grid)} for p in pieces]
+        beside = {grid: {**self.tables(grid), "spans": self.spans(grid)} for grid in {p.grid for p in pieces}}
+        parts = [{"patches": p.inputs["patches"], **beside[p.grid]} for p in pieces]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def tables(self, grid: tuple[int, ...]) -> dict[str, NDArray[Any]]:
