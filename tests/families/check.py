@@ -137,7 +137,8 @@ def check_libmtmd(weights: Weights, pictures: Sequence[Pixels]) -> None:
             for picture in pictures:
                 (chunk,) = half.preprocess(media(picture), MediaSettings())
                 rows, grid = other.encode(picture)
-                assert grid == (chunk.grid.w, chunk.grid.h)
+                # it knows lines only where positions have several planes
+                assert grid == ((chunk.grid.w, chunk.grid.h) if half.n_pos == 4 else (chunk.n_tokens, 1))
                 assert far(half.join(chunk, half.encode(chunk.pieces)), rows) < LIBMTMD
         half.close()
 

@@ -1,0 +1,112 @@
+"""Tiny random PaddleOCR-VL checkpoints, written as `PaddleOCRVLForConditionalGeneration.save_pretrained` does."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+SPECIAL = (
+    "<unk>", "<s>", "</s>", "<|begin_of_sentence|>", "<|end_of_sentence|>", "<|IMAGE_PLACEHOLDER|>", "<|video_pad|>",
+    "<|IMAGE_START|>", "<|IMAGE_END|>",
+)  # fmt: skip
+ENDS = {"": "Assistant: ", "1.5": "Assistant:\n"}  # what stands before an answer, by the model's version
+
+
+@dataclass(frozen=True)
+class PaddleOCR:
+    """The shape of a tiny PaddleOCR-VL. `table` is the side of its position table: 27 in the published ones."""
+
+    seed: int = 0
+    v_depth: int = 2
+    v_embd: int = 64
+    v_head: int = 4
+    v_ff: int = 96
+    v_eps: float = 1e-6
+    table: int = 6
+    hidden: int = 128
+    n_layer: int = 2
+    n_head: int = 4
+    n_head_kv: int = 2
+    head_dim: int = 32
+    n_ff: int = 192
+    eps: float = 1e-5
+    sections: tuple[int, int, int] = (6, 5, 5)
+    rope_theta: float = 10000.0
+    min_pixels: int = 56 * 56
+    max_pixels: int = 28 * 28 * 100
+    tied: bool = False
+    dtype: str = "float32"
+    scale: float = 3.0  # on the initial weights, so that tokens have margins and pictures matter
+
+
+def config(shape: PaddleOCR) -> dict[str, Any]:
+    """config.json in the nested style that transformers 5 writes."""
+    ids = {s: i for i, s in enumerate(SPECIAL)}
+    return {
+        "vision_config": {
+            "num_hidden_layers": shape.v_depth, "hidden_size": shape.v_embd, "num_attention_heads": shape.v_head,
+            "intermediate_size": shape.v_ff, "layer_norm_eps": shape.v_eps, "image_size": shape.table * 14 + 6,
+            "patch_size": 14, "spatial_merge_size": 2,
+        },
+        "text_config": {
+            "vocab_size": 300, "hidden_size": shape.hidden, "num_hidden_layers": shape.n_layer,
+            "num_attention_heads": shape.n_head, "num_key_value_heads": shape.n_head_kv, "head_dim": shape.head_dim,
+            "intermediate_size": shape.n_ff, "rms_norm_eps": shape.eps, "max_position_embeddings": 4096,
+            "tie_word_embeddings": shape.tied, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0,
+            "rope_parameters": {
+                "rope_type": "default", "type": "mrope", "mrope_section": list(shape.sections), "rope_theta": shape.rope_theta,
+            },
+        },
+        "image_token_id": ids["<|IMAGE_PLACEHOLDER|>"], "video_token_id": ids["<|video_pad|>"],
+        "vision_start_token_id": ids["<|IMAGE_START|>"], "vision_end_token_id": ids["<|IMAGE_END|>"],
+        "tie_word_embeddings": shape.tied,
+    }  # fmt: skip
+
+
+def paddleocr(folder: Path, shape: PaddleOCR = PaddleOCR()) -> Path:
+    """Write the checkpoint: config.json, safetensors with the published names, and preprocessor_config.json."""
+    import torch
+    from transformers import PaddleOCRVLConfig, PaddleOCRVLForConditionalGeneration
+
+    torch.manual_seed(shape.seed)
+    model = PaddleOCRVLForConditionalGeneration(PaddleOCRVLConfig(**config(shape)))
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if p.ndim > 1:
+                p.mul_(shape.scale)
+            elif "norm" in name:
+                p.add_(torch.randn_like(p) * 0.1)
+            else:
+                p.copy_(torch.randn_like(p) * 0.1)
+        model.model.visual.vision_model.embeddings.position_embedding.weight.normal_(0, 0.5)
+    folder.mkdir(parents=True, exist_ok=True)
+    model.to(getattr(torch, shape.dtype)).save_pretrained(folder)
+    (folder / "preprocessor_config.json").write_text(json.dumps(processor(shape)))
+    return folder
+
+
+def processor(shape: PaddleOCR) -> dict[str, Any]:
+    """preprocessor_config.json as published, but for the limits of pixels."""
+    return {
+        "image_processor_type": "PaddleOCRVLImageProcessor", "processor_class": "PaddleOCRVLProcessor",
+        "min_pixels": shape.min_pixels, "max_pixels": shape.max_pixels, "patch_size": 14, "temporal_patch_size": 1,
+        "merge_size": 2, "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5], "resample": 3, "rescale_factor": 1 / 255,
+        "do_resize": True, "do_rescale": True, "do_normalize": True, "do_convert_rgb": True,
+    }  # fmt: skip
+
+
+def chat_template(version: str = "", image: str = "<|IMAGE_START|><|IMAGE_PLACEHOLDER|><|IMAGE_END|>") -> str:
+    """What the published templates print: pictures first in a message, then its text. They take lists of parts only."""
+    parts = "{%- for part in message.content if part.type == 'KIND' -%}{{ PRINT }}{%- endfor -%}"
+    pictures = parts.replace("KIND", "image").replace("PRINT", f"'{image}'")
+    texts = parts.replace("KIND", "text").replace("PRINT", "part.text")
+    start = ENDS[version].replace("\n", "\\n")
+    return (
+        "{{ cls_token | default('<|begin_of_sentence|>') }}{%- for message in messages -%}"
+        "{%- if message.role == 'user' -%}{{ 'User: ' }}" + pictures + texts + "{{ '\\n' }}"
+        "{%- elif message.role == 'assistant' -%}{{ '" + start + "' }}" + texts + "{{ eos_token | default('</s>') }}"
+        "{%- elif message.role == 'system' -%}" + texts + "{{ '\\n' }}{%- endif -%}{%- endfor -%}"
+        "{%- if add_generation_prompt | default(true) -%}{{ '" + start + "' }}{%- endif -%}"
+    )
