@@ -31,6 +31,8 @@ HOMES = {
     "jinja2": ("prompt/",),
     "typer": ("cli/",),
     "rich": ("cli/",),
+    "huggingface_hub": ("deploy/hub.py",),
+    "httpx2": ("deploy/hub.py",),
     "torch": (),
     "transformers": (),
 }

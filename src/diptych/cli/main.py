@@ -20,6 +20,8 @@ COMMANDS = {
     "convert": "Turn a Hugging Face checkpoint into text.gguf and mmproj.gguf.",
     "quantize": "Quantise a GGUF with llama.cpp's quantiser.",
     "export": "Write the media half as ONNX.",
+    "list": "List the models that were downloaded, and the shipped reader.",
+    "rm": "Remove a model that Diptych downloaded.",
     "doctor": "Show versions, hardware, what is missing and how to get it.",
 }
 HELP = """Run vision language models as two halves: text as GGUF in llama.cpp, media as ONNX on any execution provider.

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from diptych.cli import console, flags
+from diptych.cli import console, flags, model
 from diptych.cli.flags import with_options
 from diptych.engine import Engine
 from diptych.errors import DiptychError, InputError
@@ -22,9 +22,12 @@ CHAT_HELP = "/image FILE adds a picture, /clear starts anew, /quit leaves"
 
 @with_options(*flags.TEXT, *flags.MEDIA)
 def command(
-    deployment: Annotated[str | None, typer.Argument(help="A deployment: a directory, or `reader`, the shipped one.")] = None,
-    model: Annotated[Path | None, typer.Option("-m", "--model", help="The text half, a GGUF.")] = None,
-    mmproj: Annotated[Path | None, typer.Option("--mmproj", help="The media half, an mmproj GGUF.")] = None,
+    deployment: model.Name = None,
+    text: model.Text = None,
+    mmproj: model.Mmproj = None,
+    hf: model.Hf = None,
+    hf_revision: model.Revision = None,
+    offline: model.Offline = False,
     prompt: Annotated[str | None, typer.Option("-p", "--prompt", help="What to ask; without it, a chat.")] = None,
     image: Annotated[
         list[str] | None, typer.Option("--image", help="A picture (path or URL), before the text; repeatable.")
@@ -50,12 +53,14 @@ def command(
 ) -> None:
     """Ask a model about pictures, once or in a chat.
 
-    The model is a deployment (`diptych run reader`), or the two halves (`-m text.gguf --mmproj mmproj.gguf`). Pictures
-    stand before the text of the turn. Without -p it is a chat: /image FILE, /clear, /quit.
+    The model is a deployment (`diptych run reader`), the two halves (`-m text.gguf --mmproj mmproj.gguf`), or a
+    repository of the Hugging Face hub (`-hf USER/REPO`). Pictures stand before the text of the turn. Without -p it is a
+    chat: /image FILE, /clear, /quit.
     """
     if as_json and prompt is None:
         raise InputError("--json gives one answer, and there is no question; add -p TEXT")
-    with Engine.load(deployment, model=model, mmproj=mmproj, options=options) as engine:
+    files = model.chosen(deployment, model=text, mmproj=mmproj, hf=hf, revision=hf_revision, offline=offline)
+    with Engine.load(files, options=options) as engine:
         wanted = flags.sampling(
             engine.default_sampling, grammar_file, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, seed=seed,
             repeat_penalty=repeat_penalty, repeat_last_n=repeat_last_n, presence_penalty=presence_penalty,

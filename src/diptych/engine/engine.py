@@ -21,7 +21,7 @@ from diptych.engine.loop import Loop
 from diptych.engine.prepare import Preparation
 from diptych.engine.sequence import Sequence
 from diptych.engine.stats import Stats
-from diptych.errors import DiptychError, EngineError, MismatchedHalves
+from diptych.errors import DiptychError, EngineError, InputError, MismatchedHalves
 from diptych.families.base import MediaHalf
 from diptych.llama.context import Context
 from diptych.llama.model import TextModel
@@ -64,19 +64,22 @@ class Engine:
     @classmethod
     def load(
         cls,
-        deployment: str | Path | None = None,
+        deployment: str | Path | deploy.Deployment | None = None,
         *,
         model: Path | None = None,
         mmproj: Path | None = None,
+        hf: str | None = None,
         options: Options | None = None,
     ) -> Self:
         """Load a deployment (a directory, or `reader`, the shipped one), or the files of both halves; text alone works.
+
+        `hf` is `user/repo[:quant]` of the Hugging Face hub, downloaded once.
 
         Raises InputError, FileError, UnknownModel or MismatchedHalves for files that cannot be used, EngineError for
         options that cannot be met.
         """
         start, options = time.perf_counter(), options or Options()
-        files = deploy.find(deployment, model=model, mmproj=mmproj)
+        files = _files(deployment, model, mmproj, hf)
         with ExitStack() as stack:
             text = stack.enter_context(TextModel.load(files.text, options))
             half = _open_half(files.mmproj, text, options) if files.mmproj else None
@@ -179,6 +182,21 @@ class Engine:
         if self._closed:
             raise EngineError("the engine is closed; load it again before using it")
         return self._workers.submit(self._preparation.sequence, request, emit, time.perf_counter())
+
+
+def _files(
+    deployment: str | Path | deploy.Deployment | None, model: Path | None, mmproj: Path | None, hf: str | None
+) -> deploy.Deployment:
+    """The files that are named in one way or another."""
+    if hf is None and not isinstance(deployment, deploy.Deployment):
+        return deploy.find(deployment, model=model, mmproj=mmproj)
+    if model or mmproj or (hf and deployment):
+        raise InputError("a deployment, the files of its halves, and hf are three ways to name a model; name it in one")
+    if isinstance(deployment, deploy.Deployment):
+        return deployment
+    from diptych.deploy import hub
+
+    return hub.fetch(str(hf))
 
 
 def _open_half(mmproj: Path, text: TextModel, options: Options) -> MediaHalf:

@@ -1,0 +1,64 @@
+"""The ways to name a model on the command line, the same for every command that takes one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from diptych.cli import console
+from diptych.deploy import Deployment, find
+from diptych.errors import FileError, InputError
+
+Name = Annotated[str | None, typer.Argument(help="A deployment: a directory, or `reader`, the shipped one.")]
+Text = Annotated[
+    Path | None, typer.Option("-m", "--model", help="The text half, a GGUF; of one in parts the first, -00001-of-….")
+]
+Mmproj = Annotated[Path | None, typer.Option("--mmproj", help="The media half, an mmproj GGUF.")]
+Hf = Annotated[
+    str | None,
+    typer.Option(
+        "-hf",
+        "--hf-repo",
+        metavar="USER/REPO[:QUANT]",
+        help="A model of the Hugging Face hub, USER/REPO or USER/REPO:QUANT; both halves are downloaded once. QUANT is Q4_K_M.",
+    ),
+]
+Revision = Annotated[
+    str | None, typer.Option("--hf-revision", help="Branch, tag or commit of -hf. A branch asks for its newest.")
+]
+Offline = Annotated[bool, typer.Option("--offline", help="Take what is downloaded, and ask no network; also DIPTYCH_OFFLINE=1.")]
+
+
+def chosen(
+    name: str | None = None,
+    *,
+    model: Path | None = None,
+    mmproj: Path | None = None,
+    hf: str | None = None,
+    revision: str | None = None,
+    offline: bool = False,
+) -> Deployment:
+    """The deployment that the flags name in one of three ways; one of the hub is downloaded, with a progress bar.
+
+    Raises InputError when not exactly one way is taken, and FileError or OutputError as `find` and `hub.fetch` do.
+    """
+    if hf is None:
+        if revision is not None:
+            raise InputError("--hf-revision goes with -hf USER/REPO, and there is none")
+        return find(name, model=model, mmproj=mmproj)
+    if name is not None or model is not None:
+        raise InputError(f"both -hf {hf} and {name or f'-m {model}'} name a model; name one of them")
+    if mmproj is not None and not mmproj.is_file():
+        raise FileError(f"there is no file {mmproj}; check the path")
+    from diptych.deploy import hub
+
+    with console.bytes_progress(hf) as progress:
+        found = hub.fetch(hf, offline=offline, revision=revision, progress=progress, tell=_tell)
+    return found if mmproj is None else replace(found, mmproj=mmproj)
+
+
+def _tell(line: str) -> None:
+    console.err.print(line, soft_wrap=True, markup=False)
