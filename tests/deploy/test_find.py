@@ -49,7 +49,9 @@ def test_two_files_make_a_deployment(tmp_path: Path) -> None:
     assert deploy.find(model=made / "t.gguf", mmproj=made / "m.gguf") == Deployment(made / "t.gguf", made / "m.gguf")
 
 
-@pytest.mark.parametrize("given", [{}, {"mmproj": Path("m.gguf")}, {"name": "x", "model": Path("t.gguf")}])
+@pytest.mark.parametrize(
+    "given", [{}, {"mmproj": Path("m.gguf")}, {"name": "x", "mmproj": Path("m.gguf")}, {"name": "x", "smt": Path("s")}]
+)
 def test_a_deployment_is_named_in_one_way(given: dict[str, str | Path]) -> None:
     with pytest.raises(InputError, match="name"):
         deploy.find(**given)  # type: ignore[arg-type]
@@ -60,11 +62,19 @@ def test_a_deployment_is_named_in_one_way(given: dict[str, str | Path]) -> None:
     [
         (("model.safetensors", "tokenizer.json"), None, "text.gguf, the text half; it holds model.safetensors, tokenizer.json"),
         ((), None, "holds nothing"),
-        (("text.gguf",), "{", "is not JSON"),
+        (("a-Q4_K_M.gguf", "mmproj-b.gguf"), None, "a-Q4_K_M.gguf, mmproj-b.gguf and no config.json that says which"),
+        (("text.gguf",), "{", r"config.json, line 1: not JSON"),
         (("text.gguf",), "[]", "no JSON object"),
-        (("text.gguf",), '{"text_model": "text.gguf"}', "names no file for its text_model"),
+        (("text.gguf",), '{"text_model": "text.gguf"}', 'line 1: text_model is "text.gguf", and an object is expected'),
         (("text.gguf",), '{"vision_model": {"model_path": "v.gguf"}}', "there is no file .*v.gguf"),
-        (("text.gguf",), '{"text_model": {"model_path": "other.gguf"}}', "has no other.gguf"),
+        (("text.gguf",), '{"text_model": {"model_path": "other.gguf"}}', "there is no file .*other.gguf"),
+        (
+            ("t.gguf",),
+            '{"text_model": {"model_path": "../t.gguf"}}',
+            "text_model.model_path is .*a file of this folder is expected",
+        ),
+        (("t.gguf",), '{"text_model": {"model_path": "/etc/passwd"}}', "--allow-absolute-paths"),
+        (("t.gguf",), '{"text_model": {"model_path": "x/../../t.gguf"}}', "a file of this folder is expected"),
     ],
 )
 def test_what_is_wrong_with_a_directory_is_said(tmp_path: Path, names: tuple[str, ...], config: str | None, words: str) -> None:
@@ -80,3 +90,21 @@ def test_what_is_not_there_is_named(tmp_path: Path) -> None:
         deploy.find(made / "t.gguf")
     with pytest.raises(FileError, match=r"there is no file .*m\.gguf"):
         deploy.find(model=made / "t.gguf", mmproj=made / "m.gguf")
+
+
+def test_another_text_half_takes_the_place_of_the_directorys(tmp_path: Path) -> None:
+    made = folder(tmp_path, "text.gguf", "mmproj.gguf", "other.gguf")
+    assert deploy.find(made, model=made / "other.gguf") == Deployment(made / "other.gguf", made / "mmproj.gguf")
+
+
+def test_a_media_half_alone_is_found_and_has_no_text_half(tmp_path: Path) -> None:
+    found = deploy.find(folder(tmp_path, "mmproj.gguf"))
+    assert found == Deployment(None, tmp_path / "mmproj.gguf")
+    with pytest.raises(FileError, match=r"has no text half.*-m"):
+        _ = found.text_half
+
+
+def test_a_file_elsewhere_is_taken_where_that_is_allowed(tmp_path: Path) -> None:
+    elsewhere = folder(tmp_path, "t.gguf") / "t.gguf"
+    made = folder(tmp_path / "made", config=f'{{"text_model": {{"model_path": "{elsewhere}"}}}}')
+    assert deploy.find(made, absolute=True).text == elsewhere

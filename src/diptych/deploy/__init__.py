@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from diptych.deploy.find import Deployment, find
+from diptych.deploy.deployment import Deployment, Encoder, OnnxHalf
+from diptych.deploy.find import find
 
-__all__ = ["Deployment", "find"]
+__all__ = ["Deployment", "Encoder", "OnnxHalf", "find"]

@@ -81,7 +81,7 @@ class Engine:
         start, options = time.perf_counter(), options or Options()
         files = _files(deployment, model, mmproj, hf)
         with ExitStack() as stack:
-            text = stack.enter_context(TextModel.load(files.text, options))
+            text = stack.enter_context(TextModel.load(files.text_half, options))
             half = _open_half(files.mmproj, text, options) if files.mmproj else None
             if half:
                 stack.callback(half.close)
