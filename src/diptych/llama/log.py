@@ -31,7 +31,7 @@ class _State(threading.local):
 _state = _State()
 
 
-def _take(level: int, text: bytes, _data: object) -> None:
+def take(level: int, text: bytes, _data: object) -> None:
     """Collect text into lines. It is called from native code, which an exception must not reach."""
     if level != _CONTINUES:
         _state.level = _LEVELS.get(level, logging.DEBUG)
@@ -49,7 +49,7 @@ def _emit(level: int, line: str) -> None:
 
 
 # llama.cpp keeps the pointer: were the callback collected, the next line it logs would crash the process.
-_callback = lib.llama_log_callback(_take)
+_callback = lib.llama_log_callback(take)
 _installed: list[weakref.finalize[..., object]] = []
 
 
@@ -58,7 +58,7 @@ def install() -> None:
     if not _installed:
         lib.llama_log_set(_callback, c_void_p())
         lib.llama_backend_init()
-        _installed.append(weakref.finalize(_take, lib.llama_log_set, lib.llama_log_callback(), c_void_p()))
+        _installed.append(weakref.finalize(take, lib.llama_log_set, lib.llama_log_callback(), c_void_p()))
 
 
 @contextmanager

@@ -79,6 +79,11 @@ def stored(name: str, shape: tuple[int, ...], type: GGMLQuantizationType, path: 
     return Tensor(name, shape, type, partial(_read, path, offset, nbytes, dtype, rows), (path, offset, nbytes))
 
 
+def in_memory(name: str, array: NDArray[Any]) -> Tensor:
+    """A tensor of an array at hand, of a type that is not quantised."""
+    return Tensor(name, array.shape, next(GGMLQuantizationType(t) for t, d in DTYPES.items() if d == array.dtype), lambda: array)
+
+
 def byte_count(shape: Sequence[int], type: GGMLQuantizationType) -> int:
     """Bytes that a shape takes in a type."""
     block: int

@@ -1,0 +1,194 @@
+"""libmtmd as a media half: the `mtmd` backend, for every mmproj that llama.cpp knows, pictures and sound."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from diptych.errors import FileError, MediaError, MismatchedHalves, UnknownModel
+from diptych.families.base import Part, Rows, projector_type
+from diptych.llama.libmtmd import Limits, Mtmd, Prepared, WrongWidth
+from diptych.llama.model import TextModel
+from diptych.llama.stand_in import stand_in
+from diptych.options import Options
+from diptych.positions import Positions, linear
+from diptych.types import Grid, Media, MediaChunk, MediaKind, MediaSettings, Piece, TextChunk
+from diptych.weights import open_gguf
+
+log = logging.getLogger(__name__)
+
+# Projectors whose text halves have M-RoPE (the text architectures that conversion pairs them with).
+_MROPE = frozenset(
+    (
+        "qwen2vl_merger", "qwen2.5vl_merger", "qwen2.5o", "qwen3vl_merger", "qwen3a", "ling3vl", "glm4v", "paddleocr",
+        "hunyuanvl",
+    )
+)  # fmt: skip
+# Projectors whose pictures have as many rows as their size asks for, and the patches a side that are merged into a row
+# where the file does not say (clip.cpp, set_limit_image_tokens and what stands before its calls).
+_LIMITED = {
+    "idefics3": 1, "lfm2": 1, "pixtral": 1, "lightonocr": 1, "kimivl": 1, "kimik25": 1, "gemma4v": 3, "gemma4uv": 3,
+    "qwen2vl_merger": 2, "qwen2.5vl_merger": 2, "qwen2.5o": 2, "qwen3vl_merger": 2, "ling3vl": 2, "minimax_m3": 2,
+    "muse-glimmer": 2, "youtuvl": 2, "glm4v": 2, "glm5v": 2, "hunyuanvl": 2,
+}  # fmt: skip
+# Its pictures begin with as many rows of padding as their place in the prompt asks for, and they are prepared alone here.
+_PLACED = ("deepseek4v",)
+# Its fourth plane counts the pictures of one call, and each is prepared in its own here.
+_NUMBERED = "hunyuanvl"
+
+
+@dataclass(frozen=True, eq=False)
+class MtmdPiece(Piece):
+    """A media chunk of libmtmd's: the `at`-th of all that it made of one media part."""
+
+    prepared: Prepared
+    at: int
+
+
+class MtmdHalf:
+    """An mmproj in libmtmd. `n_embd` is the width of the rows the text half takes, those of deepstack included."""
+
+    backend = "mtmd"
+
+    def __init__(self, mmproj: Path, options: Options, text: TextModel | None = None) -> None:
+        """Load an mmproj file for a text half; where there is none, for a stand-in that is made here.
+
+        Raises FileError when it is damaged or no mmproj, UnknownModel when libmtmd cannot run it, MismatchedHalves when
+        its rows are of another width than the text half takes, InputError when the limits of the options exclude each other.
+        """
+        metadata = open_gguf(mmproj).metadata
+        projectors = _projectors(mmproj, metadata)
+        self._projector = next(iter(projectors.values()))
+        self._options, self._side = options, _side(metadata, self._projector)
+        limits = self._limits()
+        self._stand_in = None
+        if text is None:
+            n_pos = 4 if _MROPE.intersection(projectors.values()) else 1
+            text = self._stand_in = stand_in(_width(metadata), n_pos)
+        try:
+            self._mtmd = Mtmd(mmproj, text, options, limits)
+        except WrongWidth as error:
+            if self._stand_in is None:
+                raise
+            self._stand_in.close()
+            text = self._stand_in = stand_in(error.n_embd, text.n_pos)
+            self._mtmd = Mtmd(mmproj, text, options, limits)
+        self.n_embd, self.n_pos = text.n_embd_inp, text.n_pos
+        # none for any kind: media stand where the message has them, and libmtmd writes what its model wants around
+        self.placeholders: Mapping[MediaKind, tuple[str, ...]] = dict.fromkeys(self._mtmd.kinds, ())
+
+    def preprocess(self, media: Media, settings: MediaSettings) -> list[MediaChunk]:
+        """Media → chunks, a piece each. Raises MediaError for what libmtmd cannot take, MismatchedHalves where the text
+        half lacks a token that it sets around them."""
+        if (settings.min_pixels, settings.max_pixels) != (self._options.min_pixels, self._options.max_pixels):
+            log.warning("libmtmd takes min_pixels and max_pixels when it is loaded; those of the request are not honoured")
+        if media.kind == "video":
+            raise MediaError("libmtmd takes no video here; give its pictures one by one")
+        prepared = self._mtmd.picture(media.data) if media.kind == "image" else self._mtmd.sound(media.data)
+        if any(token < 0 for i in range(len(prepared)) for token in prepared.tokens(i)):
+            raise MismatchedHalves(
+                f"the text half has no token for what the projector {self._projector!r} sets around media; "
+                "load the one that the mmproj was made with"
+            )
+        return [self._chunk(media, prepared, i) for i in range(len(prepared)) if prepared.kind(i)]
+
+    def layout(self, chunks: Sequence[MediaChunk]) -> list[Part]:
+        """The tokens around and between the chunks of one media part."""
+        parts: list[Part] = []
+        given = {_piece(chunk).at: chunk for chunk in chunks}
+        prepared = _piece(chunks[0]).prepared
+        for i in range(len(prepared)):
+            parts.append(given[i] if prepared.kind(i) else TextChunk(prepared.tokens(i)))
+        return parts
+
+    def batch_key(self, piece: Piece) -> Hashable:
+        """Each piece goes alone."""
+        return piece.key
+
+    def encode(self, pieces: Sequence[Piece]) -> list[Rows]:
+        """The rows of each piece. Raises EngineError when that fails."""
+        return [self._mtmd.encode(p.prepared, p.at) for p in map(_own, pieces)]
+
+    def join(self, chunk: MediaChunk, arrays: Sequence[Rows]) -> Rows:
+        """The rows of a chunk's one piece."""
+        return arrays[0]
+
+    def positions(self, chunk: MediaChunk, start: int) -> tuple[Positions, int]:
+        """(n_pos, n_tokens) planes of a chunk that starts at `start`, and the next position."""
+        if self.n_pos == 1:
+            return linear(chunk, start)
+        planes, end = _piece(chunk).prepared.positions(_piece(chunk).at, start)
+        if self._projector == _NUMBERED:
+            planes[3, 1:-1] = chunk.ordinal
+        return planes, end
+
+    def causal(self, chunk: MediaChunk) -> bool:
+        """Whether the rows of a chunk see only the rows before them."""
+        return self._mtmd.causal(_piece(chunk).prepared, _piece(chunk).at)
+
+    def close(self) -> None:
+        """Free the mmproj, and the stand-in where there is one; the text half that was given stays."""
+        self._mtmd.close()
+        if self._stand_in:
+            self._stand_in.close()
+
+    def _chunk(self, media: Media, prepared: Prepared, i: int) -> MediaChunk:
+        key = hashlib.sha256(b"mtmd %d " % i + media.key).digest()
+        n, (w, h) = prepared.n_tokens(i), prepared.grid(i)
+        piece = MtmdPiece(media.kind, {}, (n,), key, prepared, i)
+        if media.kind == "audio":
+            return MediaChunk("audio", n, Grid(n, 1, 1), key, (piece,))
+        size = media.data.shape[1], media.data.shape[0]
+        used = (w * self._side, h * self._side) if self.n_pos == 4 and self._projector in _LIMITED else (0, 0)
+        return MediaChunk("image", n, Grid(1, h, w), key, (piece,), size, used)
+
+    def _limits(self) -> Limits:
+        """The options' pixels as rows."""
+        least, most = self._options.min_pixels, self._options.max_pixels
+        if (least or most) and self._projector not in _LIMITED:
+            log.warning(
+                "libmtmd has no limits of size for the projector %s; min_pixels and max_pixels do nothing", self._projector
+            )
+        area = self._side**2
+        return Limits(math.ceil(least / area) if least else None, max(1, most // area) if most else None)
+
+
+def _projectors(mmproj: Path, metadata: Mapping[str, Any]) -> dict[MediaKind, str]:
+    """The projectors of a file by what they are for. Raises FileError where it has none, UnknownModel for one that cannot be
+    run."""
+    towers: tuple[tuple[MediaKind, str], ...] = (("image", "clip.has_vision_encoder"), ("audio", "clip.has_audio_encoder"))
+    found = {kind: projector_type(metadata, kind) or "" for kind, key in towers if metadata.get(key)}
+    if not found:
+        holds = metadata.get("general.architecture", "nothing known")
+        raise FileError(f"{mmproj} has no encoder of pictures or sound (it holds {holds!r}); name an mmproj file")
+    if unfit := [p for p in found.values() if p in _PLACED]:
+        raise UnknownModel(
+            f"{mmproj} has the projector {unfit[0]!r}, whose rows depend on where in the prompt a picture stands, and libmtmd is "
+            "not told here; run it with llama.cpp itself"
+        )
+    return found
+
+
+def _side(metadata: Mapping[str, Any], projector: str) -> int:
+    """Pixels a side that one row stands for."""
+    merged = metadata.get("clip.vision.spatial_merge_size") or metadata.get("clip.vision.projector.scale_factor")
+    return int(metadata.get("clip.vision.patch_size") or 1) * int(merged or _LIMITED.get(projector, 1))
+
+
+def _width(metadata: Mapping[str, Any]) -> int:
+    """The width of the rows as far as the metadata tell; libmtmd says where that is wrong."""
+    return int(metadata.get("clip.vision.projection_dim") or metadata.get("clip.audio.projection_dim") or 1)
+
+
+def _piece(chunk: MediaChunk) -> MtmdPiece:
+    return _own(chunk.pieces[0])
+
+
+def _own(piece: Piece) -> MtmdPiece:
+    assert isinstance(piece, MtmdPiece), "the chunk is of another media half"
+    return piece
