@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
+import onnxruntime
 from numpy.typing import NDArray
 
-from diptych import families
+from diptych import export, families
 from diptych.encoder.half import FamilyHalf
 from diptych.families.base import Family, MediaHalf, Rows, projector_type
 from diptych.graph.graph import Graph
@@ -141,6 +143,26 @@ def check_libmtmd(weights: Weights, pictures: Sequence[Pixels]) -> None:
                 assert grid == ((chunk.grid.w, chunk.grid.h) if half.n_pos == 4 else (chunk.n_tokens, 1))
                 assert far(half.join(chunk, half.encode(chunk.pieces)), rows) < LIBMTMD
         half.close()
+
+
+def check_static(weights: Weights, size: tuple[int, int]) -> None:
+    """The graph for one (width, height) takes a picture's patches alone, is of ONNX's own ops, and gives the encoder's rows."""
+    family = families.for_projector(projector_type(weights.metadata) or "")(weights)
+    half = FamilyHalf(family, Options())
+    picture = np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), np.uint8)
+    (chunk,) = half.preprocess(media(picture), MediaSettings(min_pixels=size[0] * size[1], max_pixels=size[0] * size[1]))
+    (piece,) = chunk.pieces
+    with tempfile.TemporaryDirectory() as folder:
+        path = export.write(family, Path(folder) / "out", sizes=[size])[0]
+        onnx.checker.check_model(path, full_check=True)
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        assert {i.name: (i.type, tuple(i.shape)) for i in session.get_inputs()} == {
+            name: ("tensor(float)", array.shape) for name, array in piece.inputs.items()
+        }
+        assert {node.domain for node in onnx.load(path, load_external_data=False).graph.node} == {""}
+        (rows,) = session.run(None, dict(piece.inputs))
+        assert far(rows, half.encode([piece])[0]) < TRANSFORMERS
+    half.close()
 
 
 def media(picture: Pixels) -> Media:

@@ -151,12 +151,15 @@ class Qwen25VL(Packed):
 
 
 def _full_layers(indexes: Sequence[int], n_layer: int) -> dict[str, Any]:
-    """The layers that see the whole picture, as every n-th where it is so. llama.cpp knows no other, and refuses a list."""
+    """The layers that see the whole picture, as every n-th where it is so (0: all).
+
+    llama.cpp knows nothing else: it refuses a list, and with a 1 in the place of the 0 its process ends.
+    """
     full = sorted({int(i) for i in indexes if 0 <= i < n_layer})
     n = full[0] + 1 if full else n_layer + 1
-    if full == list(range(n - 1, n_layer, n)[: len(full) + 1]):
-        return {"clip.vision.n_wa_pattern": n}
-    return {"clip.vision.wa_layer_indexes": full}
+    if full != list(range(n - 1, n_layer, n)[: len(full) + 1]):
+        return {"clip.vision.wa_layer_indexes": full}
+    return {"clip.vision.n_wa_pattern": n if n > 1 else 0}
 
 
 def _cells(window: int, cell: int) -> int:
