@@ -312,6 +312,17 @@ def test_glm_ocr_has_defaults_of_its_own() -> None:
     assert "visual.blocks.{i}.mlp.up_proj.bias" in Glm4v.table(config)
 
 
+@pytest.mark.parametrize("convert_half", [convert.mmproj, convert.text])
+@pytest.mark.parametrize("vision", [{}, {"vision_config": "none"}])
+def test_a_config_without_a_tower_is_refused_by_both_halves(
+    convert_half: Callable[[convert.Checkpoint, str], Weights], vision: dict[str, Any], checkpoint: Callable[[str], Path]
+) -> None:
+    read = convert.read_checkpoint(checkpoint("glm-4.1v"))
+    without = {k: v for k, v in read.config.items() if k != "vision_config"}
+    with pytest.raises(FileError, match="is not that of a Glm4vForConditionalGeneration"):
+        convert_half(replace(read, config={**without, **vision}), "f32")
+
+
 @pytest.mark.parametrize(("name", "value"), [("hidden_act", "gelu"), ("temporal_patch_size", 1), ("in_channels", 1)])
 def test_a_tower_of_another_make_is_refused(name: str, value: object) -> None:
     config = {**CONFIG, "vision_config": {**CONFIG["vision_config"], name: value}}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -99,6 +100,18 @@ def setting(config: Mapping[str, Any], name: str, kind: type[T], default: T | No
         found = "nothing" if value is None else repr(value)
         raise FileError(f"config.json has {found} for {name}, and a {kind.__name__} is expected; use the model's own config.json")
     return kind(value)
+
+
+@contextmanager
+def read_by_family(checkpoint: Checkpoint) -> Iterator[None]:
+    """What a family trips over in config.json or preprocessor_config.json becomes a FileError."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise FileError(
+            f"{checkpoint.folder}: config.json or preprocessor_config.json is not that of a {checkpoint.architecture} "
+            f"({type(error).__name__}: {error}); use the files the model came with"
+        ) from error
 
 
 def _bare(name: str) -> str:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from gguf import GGMLQuantizationType, LlamaFileType
 
 from diptych import families
-from diptych.convert.checkpoint import Checkpoint
+from diptych.convert.checkpoint import Checkpoint, read_by_family
 from diptych.convert.general import general
 from diptych.convert.tensor import (
     OUTTYPES,
@@ -20,8 +18,6 @@ from diptych.convert.tensor import (
     retyped,
     stored_type,
 )
-from diptych.errors import FileError
-from diptych.families.base import Family
 from diptych.weights import Tensor, Weights
 
 
@@ -32,7 +28,8 @@ def mmproj(checkpoint: Checkpoint, outtype: str | None = None) -> Weights:
     config.json says.
     """
     family = families.for_architecture(checkpoint.architecture)
-    declared = _declared(family, checkpoint)
+    with read_by_family(checkpoint):
+        declared = family.metadata(checkpoint.config, checkpoint.processor)
     table = media_table(checkpoint)
     names = expanded(checkpoint, table, int(declared["clip.vision.block_count"]))
     left_out = tuple(name for name in table if name.endswith("."))
@@ -44,16 +41,6 @@ def mmproj(checkpoint: Checkpoint, outtype: str | None = None) -> Weights:
         type, file_type = outtype_of(outtype)
         tensors = {n: retyped(t, stored_type(n, t.shape, type)) for n, t in tensors.items()}
     return Weights({**general(checkpoint, "clip", "mmproj", tensors, file_type), **declared}, tensors)
-
-
-def _declared(family: type[Family], checkpoint: Checkpoint) -> dict[str, Any]:
-    try:
-        return family.metadata(checkpoint.config, checkpoint.processor)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise FileError(
-            f"{checkpoint.folder}: config.json or preprocessor_config.json is not that of a {checkpoint.architecture} "
-            f"({type(error).__name__}: {error}); use the files the model came with"
-        ) from error
 
 
 def _file_type(tensors: dict[str, Tensor]) -> LlamaFileType:

@@ -13,7 +13,7 @@ from gguf import GGMLQuantizationType, LlamaFileType
 from numpy.typing import NDArray
 
 from diptych import families
-from diptych.convert.checkpoint import Checkpoint
+from diptych.convert.checkpoint import Checkpoint, read_by_family
 from diptych.errors import FileError, InputError
 from diptych.families.base import Table
 from diptych.weights import DTYPES, Tensor, stored
@@ -61,7 +61,9 @@ def media_tensors(checkpoint: Checkpoint) -> list[str]:
 
 def media_table(checkpoint: Checkpoint) -> Table:
     """The family's table of tensors for this checkpoint."""
-    return families.for_architecture(checkpoint.architecture).table(checkpoint.config)
+    family = families.for_architecture(checkpoint.architecture)
+    with read_by_family(checkpoint):
+        return family.table(checkpoint.config)
 
 
 def renamed(checkpoint: Checkpoint, names: Mapping[str, tuple[str, ...]]) -> dict[str, Tensor]:
