@@ -14,6 +14,7 @@ from asking import GREEDY, joined, outputs, png, request
 from PIL import Image
 
 import tiny
+import tiny_qwen25
 from diptych import convert
 from diptych.engine import Engine
 from diptych.types import Request, Source
@@ -36,6 +37,8 @@ THREE = tiny.Qwen2VL(seed=1, n_layer=3, v_depth=3, n_head_kv=4, sections=(8, 4, 
 MODELS: dict[str, Callable[[Path], Any]] = {  # what writes a checkpoint that takes pictures of up to about 224 × 224 pixels
     "qwen2vl": lambda folder: tiny.qwen2vl(folder, tiny.Qwen2VL(max_pixels=224 * 224)),
     "qwen2vl, three layers": lambda folder: tiny.qwen2vl(folder, THREE),
+    "qwen25vl": lambda folder: tiny_qwen25.qwen25vl(folder, tiny_qwen25.Qwen25VL(max_pixels=224 * 224)),
+    "qwen25omni": lambda folder: tiny_qwen25.thinker(folder, tiny_qwen25.Qwen25VL(seed=1, window=112, max_pixels=224 * 224)),
 }
 
 
