@@ -11,7 +11,6 @@ SPECIAL = (
     "<unk>", "<s>", "</s>", "<|begin_of_sentence|>", "<|end_of_sentence|>", "<|IMAGE_PLACEHOLDER|>", "<|video_pad|>",
     "<|IMAGE_START|>", "<|IMAGE_END|>",
 )  # fmt: skip
-ENDS = {"": "Assistant: ", "1.5": "Assistant:\n"}  # what stands before an answer, by the model's version
 
 
 @dataclass(frozen=True)
@@ -97,16 +96,20 @@ def processor(shape: PaddleOCR) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def chat_template(version: str = "", image: str = "<|IMAGE_START|><|IMAGE_PLACEHOLDER|><|IMAGE_END|>") -> str:
-    """What the published templates print: pictures first in a message, then its text. They take lists of parts only."""
-    parts = "{%- for part in message.content if part.type == 'KIND' -%}{{ PRINT }}{%- endfor -%}"
-    pictures = parts.replace("KIND", "image").replace("PRINT", f"'{image}'")
-    texts = parts.replace("KIND", "text").replace("PRINT", "part.text")
-    start = ENDS[version].replace("\n", "\\n")
+def chat_template(version: str) -> str:
+    """What a published template prints: the pictures of a message first, then its text. It takes lists of parts only.
+
+    The first version has what stands for a picture in a variable, the later one in its text.
+    """
+    picture, end = "'<|IMAGE_START|><|IMAGE_PLACEHOLDER|><|IMAGE_END|>'", {"1.0": "Assistant: ", "1.5": "Assistant:\\n"}[version]
+    first = "{%- if not picture is defined -%}{%- set picture = " + picture + " -%}{%- endif -%}" if version == "1.0" else ""
+    part = "{%- for part in message.content if part.type == 'KIND' -%}{{ PRINT }}{%- endfor -%}"
+    pictures = part.replace("KIND", "image").replace("PRINT", "picture" if version == "1.0" else picture)
+    texts = part.replace("KIND", "text").replace("PRINT", "part.text")
     return (
-        "{{ cls_token | default('<|begin_of_sentence|>') }}{%- for message in messages -%}"
+        first + "{{ cls_token | default('<|begin_of_sentence|>') }}{%- for message in messages -%}"
         "{%- if message.role == 'user' -%}{{ 'User: ' }}" + pictures + texts + "{{ '\\n' }}"
-        "{%- elif message.role == 'assistant' -%}{{ '" + start + "' }}" + texts + "{{ eos_token | default('</s>') }}"
+        "{%- elif message.role == 'assistant' -%}{{ '" + end + "' }}" + texts + "{{ eos_token | default('</s>') }}"
         "{%- elif message.role == 'system' -%}" + texts + "{{ '\\n' }}{%- endif -%}{%- endfor -%}"
-        "{%- if add_generation_prompt | default(true) -%}{{ '" + start + "' }}{%- endif -%}"
+        "{%- if add_generation_prompt | default(true) -%}{{ '" + end + "' }}{%- endif -%}"
     )

@@ -11,19 +11,24 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 import pytest
-from check import Expected, Pixels, Reference, check_family, far, media, swapped
+from check import TRANSFORMERS, Expected, Pixels, Reference, check_family, check_static, far, media, swapped
 
+import tiny as tiny_qwen2vl
 import tiny_dotsocr as tiny
-from diptych import convert
+from diptych import convert, families
 from diptych.encoder.half import FamilyHalf
 from diptych.errors import FileError
 from diptych.families.dotsocr import DotsOCR
+from diptych.families.packed import Packed
+from diptych.media.load import load
 from diptych.options import Options
-from diptych.types import MediaSettings
+from diptych.prompt import ChatTemplate, build
+from diptych.types import MediaSettings, Message, Request, Source, TextChunk
 from diptych.weights import Weights
-from pictures import gradient, noise
+from pictures import encoded, gradient, noise
 
 SHAPES = {
     "usual": tiny.DotsOCR(),
@@ -102,3 +107,221 @@ def test_the_family_holds_what_every_family_must(name: str, checkpoint: Callable
     pictures = [noise(w, h, seed=i) for i, (w, h) in enumerate(sizes)]
     agreeing = [noise(w, h) for w, h in ((84, 84), (112, 168), (56, 140)) if shape.min_pixels <= w * h <= shape.max_pixels]
     check_family(mmproj(folder), pictures, transformers(folder, shape), agreeing=agreeing)
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("name", ["usual", "wide-head"])
+def test_the_blocks_are_those_of_qwen25vl_without_windows_and_biases(name: str, checkpoint: Callable[[str], Path]) -> None:
+    """The patches' kernel, the norm behind the blocks and the merger are of `tower` here; Qwen2.5-VL has others."""
+    import torch
+    from transformers import Qwen2_5_VLConfig
+    from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTransformerPretrainedModel
+
+    folder, shape = checkpoint(name), SHAPES[name]
+    around = tower(folder, shape)
+    vision = {
+        "depth": shape.v_depth, "hidden_size": shape.v_embd, "num_heads": shape.v_head, "intermediate_size": shape.v_ff,
+        "out_hidden_size": shape.hidden, "fullatt_block_indexes": list(range(shape.v_depth)),
+    }  # fmt: skip
+    model = Qwen2_5_VisionTransformerPretrainedModel._from_config(Qwen2_5_VLConfig(vision_config=vision).vision_config).eval()
+    model.patch_embed, model.merger = around.patch_embed, torch.nn.Sequential(around.norm, around.merger)
+    weights = around.blocks.state_dict()
+    biases = {n: torch.zeros_like(p) for n, p in model.blocks.state_dict().items() if n.endswith("bias")}
+    model.blocks.load_state_dict({**weights, **biases})
+    for block in model.blocks:
+        block.norm1.variance_epsilon = block.norm2.variance_epsilon = shape.v_eps
+    half = FamilyHalf(DotsOCR(mmproj(folder)), Options())
+    for width, height in ((84, 84), (140, 56), (28, 308)):
+        (chunk,) = half.preprocess(media(noise(width, height)), MediaSettings())
+        (piece,) = chunk.pieces
+        with torch.no_grad():
+            wanted = model(torch.from_numpy(piece.inputs["patches"]), grid_thw=torch.tensor([piece.grid])).pooler_output.numpy()
+        assert far(half.encode([piece])[0], wanted) < TRANSFORMERS
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize(
+    "pair",
+    [
+        ("v.blk.0.ffn_up.weight", "v.blk.0.ffn_gate.weight"),
+        ("v.blk.0.ln1.weight", "v.blk.1.ln2.weight"),
+        ("v.pre_ln.weight", "mm.post_norm.weight"),
+    ],
+)
+def test_two_weights_in_each_others_place_are_caught(pair: tuple[str, str], checkpoint: Callable[[str], Path]) -> None:
+    folder = checkpoint("usual")
+    with pytest.raises(AssertionError):
+        check_family(swapped(mmproj(folder), *pair), [noise(84, 56)], transformers(folder, SHAPES["usual"]))
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize(
+    ("name", "fault"),
+    [
+        ("in_merge_order", lambda self, lattice: lattice.reshape(-1, *lattice.shape[2:])),
+        ("angles", lambda self, grid: np.roll(Packed.angles(self, grid), 4, axis=1)),
+    ],
+    ids=["angles row by row", "rows and columns of the angles"],
+)
+def test_places_that_are_mixed_up_are_caught(
+    name: str, fault: object, checkpoint: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(DotsOCR, name, fault)
+    folder = checkpoint("usual")
+    with pytest.raises(AssertionError):
+        check_family(mmproj(folder), [noise(84, 56)], transformers(folder, SHAPES["usual"]))
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("size", [(28, 28), (56, 140), (168, 112)])
+def test_a_static_graph_gives_the_encoders_rows(size: tuple[int, int], checkpoint: Callable[[str], Path]) -> None:
+    check_static(mmproj(checkpoint("usual")), size)
+
+
+def test_exported_graphs_say_in_what_order_patches_come(checkpoint: Callable[[str], Path]) -> None:
+    said = DotsOCR(mmproj(checkpoint("usual"))).explain()
+    assert (
+        "a row is a patch of 14 × 14 pixels, (channel, row, column); the 2 × 2 patches of a cell stand together"
+        in said["patches"]
+    )
+    assert set(said) == {"patches", "cos", "sin", "spans", "embeddings"}
+
+
+def test_rows_of_a_picture_take_a_position_each(checkpoint: Callable[[str], Path]) -> None:
+    family = DotsOCR(mmproj(checkpoint("usual")))
+    (chunk,) = family.preprocess(media(noise(112, 56)), MediaSettings())
+    planes, after = family.positions(chunk, 5)
+    np.testing.assert_array_equal(planes, [range(5, 13)])
+    assert (after, family.n_pos) == (13, 1)
+
+
+A, B = encoded(noise(60, 60)), encoded(noise(31, 177))
+PLACEHOLDER = "<|img|><|imgpad|><|endofimg|>"
+TURNS = {
+    "text only": ([("user", ("the user",))], "<|user|>the user<|endofuser|><|assistant|>"),
+    "picture first": ([("user", (A, "OCR"))], "<|user|>{A}OCR<|endofuser|><|assistant|>"),
+    "picture last": ([("user", ("read", A))], "<|user|>read{A}<|endofuser|><|assistant|>"),
+    "several turns": (
+        [("system", ("Be brief.",)), ("user", (A, "a", B)), ("assistant", ("12",)), ("user", (A,))],
+        "<|system|>Be brief.<|endofsystem|>\n<|user|>{A}a{B}<|endofuser|><|assistant|>12<|endofassistant|>"
+        "<|user|>{A}<|endofuser|><|assistant|>",
+    ),
+}
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("turns", TURNS)
+@pytest.mark.parametrize("lists", [True, False], ids=["the processor's template", "the tokenizer's, for text alone"])
+def test_prompts_are_what_both_published_templates_mean(lists: bool, turns: str, checkpoint: Callable[[str], Path]) -> None:
+    template, (given, wanted) = tiny.chat_template(lists), TURNS[turns]
+    tokens = tiny_qwen2vl.tokenizer()
+    tokens.add_special_tokens(list(tiny.SPECIAL))
+
+    def tokenize(words: str) -> list[int]:
+        return tokens.encode(words, add_special_tokens=False).ids
+
+    messages = [
+        Message(role, tuple(p if isinstance(p, str) else Source("image", data=p) for p in parts)) for role, parts in given
+    ]
+    made = build(
+        Request(tuple(messages)),
+        ChatTemplate(template),
+        tokenize,
+        DotsOCR(mmproj(checkpoint("usual"))),
+        lambda source: load(source, max_pixels=10**6),
+    )
+    pad = tokens.token_to_id("<|imgpad|>")
+    ids = [t for c in made for t in (c.tokens if isinstance(c, TextChunk) else [pad] * c.n_tokens)]
+    shown = {"A": "<|img|>" + "<|imgpad|>" * 4 + "<|endofimg|>", "B": "<|img|>" + "<|imgpad|>" * 6 + "<|endofimg|>"}
+    assert ids == tokenize(wanted.format(**shown))
+    if lists:  # transformers prints the same with the same template
+        from transformers import PreTrainedTokenizerFast
+
+        conversation = [{"role": r, "content": content(parts)} for r, parts in given]
+        printed = PreTrainedTokenizerFast(tokenizer_object=tokens).apply_chat_template(
+            conversation, chat_template=template, tokenize=False, add_generation_prompt=True
+        )
+        assert printed == wanted.replace("{A}", PLACEHOLDER).replace("{B}", PLACEHOLDER)
+
+
+def content(parts: tuple[str | bytes, ...]) -> str | list[dict[str, str]]:
+    """A message's parts as transformers takes them."""
+    if all(isinstance(p, str) for p in parts):
+        return "".join(parts)
+    return [{"type": "text", "text": p} if isinstance(p, str) else {"type": "image"} for p in parts]
+
+
+PUBLISHED = {  # config.json of rednote-hilab/dots.ocr, without what conversion of the tower does not read
+    "architectures": ["DotsOCRForCausalLM"], "model_type": "dots_ocr", "hidden_size": 1536, "rms_norm_eps": 1e-06,
+    "vision_config": {
+        "embed_dim": 1536, "hidden_size": 1536, "intermediate_size": 4224, "num_hidden_layers": 42, "num_attention_heads": 12,
+        "num_channels": 3, "patch_size": 14, "post_norm": True, "rms_norm_eps": 1e-05, "spatial_merge_size": 2,
+        "temporal_patch_size": 1, "use_bias": False, "attn_implementation": "flash_attention_2", "init_merger_std": 0.02,
+        "initializer_range": 0.02, "is_causal": False,
+    },
+}  # fmt: skip
+MEAN, STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
+PROCESSOR = {"min_pixels": 3136, "max_pixels": 11289600, "image_mean": MEAN, "image_std": STD}
+LLAMA_CPP = {  # what llama.cpp's converter (llama-cpp-python 0.3.36) writes for these
+    "has_vision_encoder": True, "projector_type": "dots_ocr", "use_silu": True, "vision.projection_dim": 1536,
+    "vision.image_size": 0, "vision.patch_size": 14, "vision.projector.scale_factor": 2, "vision.embedding_length": 1536,
+    "vision.feed_forward_length": 4224, "vision.block_count": 42, "vision.attention.head_count": 12,
+    "vision.attention.layer_norm_epsilon": 1e-5, "vision.image_mean": MEAN, "vision.image_std": STD,
+    "vision.image_min_pixels": 3136, "vision.image_max_pixels": 11289600,
+}  # fmt: skip
+
+
+def test_metadata_is_that_of_llama_cpps_converter() -> None:
+    """Tensors were compared one by one too, and the rows from its file are those from ours to the bit."""
+    assert DotsOCR.metadata(PUBLISHED, PROCESSOR) == {f"clip.{k}": v for k, v in LLAMA_CPP.items()}
+
+
+def test_what_a_config_leaves_out_is_as_in_the_models_class() -> None:
+    assert DotsOCR.metadata({"vision_config": {}}, PROCESSOR) == DotsOCR.metadata(PUBLISHED, PROCESSOR)
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("processor", [{"size": {"shortest_edge": 4000, "longest_edge": 90000}}, {"max_pixels": 50000}, {}])
+def test_limits_are_read_as_transformers_reads_them(processor: dict[str, Any]) -> None:
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+    size = Qwen2VLImageProcessorPil(**processor).size
+    made = DotsOCR.metadata(PUBLISHED, processor)
+    assert made["clip.vision.image_min_pixels"] == size["shortest_edge"]
+    assert made["clip.vision.image_max_pixels"] == size["longest_edge"]
+
+
+def test_names_are_those_of_the_gguf_package(checkpoint: Callable[[str], Path]) -> None:
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.MMPROJ, 3)
+    mlp = {".fc1.": ".gate_proj.", ".fc2.": ".down_proj.", ".fc3.": ".up_proj."}  # as llama.cpp's converter renames them
+    theirs = set()
+    for name in convert.read_checkpoint(checkpoint("three-layers")).tensors:
+        if name.startswith("vision_tower."):
+            for old, new in mlp.items():
+                name = name.replace("vision_tower.", "visual.").replace(old, new) if old in name else name
+            stem, _, kind = name.rpartition(".")
+            theirs.add(f"{names.get_name(stem)}.{kind}")
+    assert set(mmproj(checkpoint("three-layers")).tensors) == theirs
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("use_bias", True), ("post_norm", False), ("temporal_patch_size", 2), ("num_channels", 1), ("is_causal", True)],
+)
+def test_a_tower_of_another_make_is_refused(name: str, value: object) -> None:
+    config = {**PUBLISHED, "vision_config": {**PUBLISHED["vision_config"], name: value}}
+    with pytest.raises(FileError, match=rf"vision_config has {name} {value}, and dots\.ocr's encoder needs"):
+        DotsOCR.metadata(config, PROCESSOR)
+
+
+def test_a_missing_tensor_is_named(checkpoint: Callable[[str], Path]) -> None:
+    weights = mmproj(checkpoint("usual"))
+    tensors = {k: v for k, v in weights.tensors.items() if k != "mm.post_norm.weight"}
+    with pytest.raises(FileError, match=r"mm\.post_norm\.weight"):
+        FamilyHalf(DotsOCR(Weights(weights.metadata, tensors)), Options())
+
+
+def test_the_layout_puts_a_picture_between_its_tokens(checkpoint: Callable[[str], Path]) -> None:
+    family = families.for_architecture("DotsOCRForCausalLM")(mmproj(checkpoint("usual")))
+    chunks = family.preprocess(media(gradient(56, 56)), MediaSettings())
+    assert family.layout(chunks) == ["<|img|>", *chunks, "<|endofimg|>"]
