@@ -17,6 +17,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
+import pytest
+from huggingface_hub import constants
+
+from diptych.deploy import arrival
+
 Content = bytes | Path
 BLOCK = 1 << 16
 
@@ -106,6 +111,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         hub, path = self.server, unquote(urlsplit(self.path).path)
+        if path == "/api/agent-harnesses":  # the library asks by itself, and takes no for an answer
+            return self.plain(404, b"")
         hub.asked.append((self.command, path, self.headers.get("Range")))
         token = self.headers.get("Authorization")
         (hub.cdn_tokens if path.startswith("/cdn/") else hub.tokens).append(token)
@@ -217,6 +224,21 @@ def serving(port: int = 0) -> Iterator[Hub]:
         hub.shutdown()
         thread.join()
         hub.server_close()
+
+
+def settle(monkeypatch: pytest.MonkeyPatch, hub: Hub, place: Path) -> None:
+    """Let the hub's library and ours, here and in processes started from here, use this hub and folders in `place`."""
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_OFFLINE", "HF_HUB_CACHE", "DIPTYCH_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {"HF_ENDPOINT": hub.url, "HF_HOME": place / "hf", "DIPTYCH_HOME": place / "diptych"}.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setattr(constants, "ENDPOINT", hub.url)  # the library reads the variables when it is imported
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(place / "hf" / "hub"))
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(place / "hf" / "token"))
+    monkeypatch.setattr(constants, "AGENT_HARNESSES_PATH", str(place / "hf" / "harnesses"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(arrival, "PAUSE", 0.0)
 
 
 def main() -> None:

@@ -40,7 +40,6 @@ Progress = Callable[[int, int], None]  # (bytes there, bytes in all)
 Tell = Callable[[str], None]  # one line for people
 
 _PATIENCE = 30.0  # seconds without an answer or a byte
-_BLOCK = 1 << 20
 _HTTP_LIMIT = constants.MAX_HTTP_DOWNLOAD_SIZE  # bytes; the hub gives a larger file by its own protocol alone
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _BLOB = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
@@ -181,7 +180,7 @@ def _bring_file(download: Download, file: File, blobs: Path, moved: Callable[[in
         def open_at(start: int) -> Iterator[tuple[int, Iterable[bytes]]]:
             try:
                 with _answer(download.repo, download.revision, file.path, start) as answer:
-                    yield (start if answer.status_code == httpx2.codes.PARTIAL_CONTENT else 0), answer.iter_raw(_BLOCK)
+                    yield (start if answer.status_code == httpx2.codes.PARTIAL_CONTENT else 0), answer.iter_raw()
             except httpx2.TransportError as error:
                 raise BrokenOff from error
             except errors.HfHubHTTPError as error:

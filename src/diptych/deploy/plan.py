@@ -104,7 +104,7 @@ def planned(asked: Asked, contents: Contents) -> Download:
         name = f"{asked.repo}:{quant}" if quant else asked.repo
     tags = {asked.tag, *(before.tags if before else ())}
     revisions = {asked.revision or MAIN, *(before.revisions if before else ())}
-    when = datetime.now(UTC).isoformat(timespec="seconds")
+    when = datetime.now(UTC).isoformat()
     return Download(
         name, asked.repo, quant, contents.commit, str(snapshot), text, mmproj, files, tuple(sorted(tags)),
         tuple(sorted(revisions)), when, complete=False,
