@@ -17,6 +17,7 @@ LAYERS = (
     ("convert", "deploy"),
     ("export",),
     ("encoder", "llama"),
+    ("backend",),
     ("prompt",),
     ("engine",),
     ("cli",),

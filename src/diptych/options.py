@@ -16,6 +16,7 @@ from yaml import YAMLError
 
 from diptych.errors import InputError
 
+MediaBackend = Literal["auto", "onnx", "smt", "mtmd"]
 CacheType = Literal["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1"]
 
 
@@ -35,6 +36,10 @@ class Options(BaseSettings):
     flash_attn: Annotated[Literal["on", "off", "auto"], Field(description="Flash attention in the text half.")] = "auto"
     mmap: Annotated[bool, Field(description="Map the text half into memory rather than read it.")] = True
     mlock: Annotated[bool, Field(description="Keep the text half from being swapped out.")] = False
+    media_backend: Annotated[
+        MediaBackend,
+        Field(description="What runs the media half: onnx (smt is the same), mtmd (libmtmd), or auto, onnx where it can."),
+    ] = "auto"
     min_pixels: Annotated[int | None, Field(ge=1, description="Pictures are enlarged to at least this many pixels.")] = None
     max_pixels: Annotated[int | None, Field(ge=1, description="Pictures are reduced to at most this many pixels.")] = None
     media_max_pixels: Annotated[int, Field(ge=1, description="A picture with more pixels is refused before decoding.")] = (
@@ -45,6 +50,12 @@ class Options(BaseSettings):
         "CPUExecutionProvider",
     )
     provider_options: Annotated[dict[str, dict[str, str]], Field(description="Options by execution provider, as JSON.")] = {}
+    ep_libraries: Annotated[
+        tuple[str, ...], Field(description="An execution provider that comes as a library, as NAME=PATH; it goes first.")
+    ] = ()
+    allow_absolute_paths: Annotated[
+        bool, Field(description="A deployment's config.json may name files outside its directory.")
+    ] = False
     encode_max_patches: Annotated[
         int, Field(ge=1, description="Most patches in one run of the encoder; a larger picture goes alone.")
     ] = 16384

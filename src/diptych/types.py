@@ -75,7 +75,8 @@ class Request:
 
 @dataclass(frozen=True, eq=False)
 class Media:
-    """Decoded input. An image's data is (height, width, 3) uint8 RGB; `key` is a SHA-256 of the content."""
+    """Input that was fetched. An image's data is (height, width, 3) uint8 RGB, decoded; that of audio the (n,) bytes of
+    its file. `key` is a SHA-256 of the content."""
 
     kind: MediaKind
     data: NDArray[np.uint8]

@@ -16,7 +16,7 @@ from diptych.options import Options
 def test_lines_that_come_in_pieces_are_joined(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, "diptych.llama")
     for level, text in (3, b"part: one "), (5, b"and two\nnext"), (5, b" line\n"), (2, b"....\n"), (4, b"caf\xc3\xa9\xff\n"):
-        log._take(level, text, None)
+        log.take(level, text, None)
     assert [(r.levelname, r.getMessage()) for r in caplog.records] == [
         ("WARNING", "part: one and two"),
         ("WARNING", "next line"),
@@ -27,7 +27,7 @@ def test_lines_that_come_in_pieces_are_joined(caplog: pytest.LogCaptureFixture) 
 def test_an_error_that_is_watched_becomes_the_reason_and_not_a_second_line(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "diptych.llama")
     with log.watch() as errors:
-        log._take(4, b"llama_model_load: error loading model: no such thing\nllama_x: failed\n", None)
+        log.take(4, b"llama_model_load: error loading model: no such thing\nllama_x: failed\n", None)
     assert log.reason(errors) == "no such thing"
     assert not caplog.records
     assert log.reason([]) == "it gave no reason"

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import pictures
+import sounds
 from diptych.errors import MediaError
 from diptych.media import fetch
 from diptych.media import load as loading
@@ -77,7 +78,7 @@ def test_the_pixel_limit_is_passed_on():
     [
         ("no/such/file.png", r"^there is no file no/such/file.png; check the path$"),
         ("file:///no/such/file.png", r"^there is no file file:///no/such/file.png"),
-        ("/", r"^/ is a folder, and a picture is needed"),
+        ("/", r"^/ is a folder, and a file is needed"),
         ("file://[a/b.png", "Invalid IPv6 URL; check the address"),
         ("file://other/a.png", "a file of the machine other"),
         ("ftp://example.org/a.png", "is a ftp: URL, and a path, data:, file:, http: or https: is expected"),
@@ -117,10 +118,22 @@ def test_an_endless_file_is_read_to_the_limit_only(monkeypatch):
         image("/dev/zero")
 
 
-@pytest.mark.parametrize("kind", ["audio", "video"])
-def test_other_media_are_refused_by_name(kind):
-    with pytest.raises(MediaError, match=rf"^clip.mp4 is given as {kind}, and only images are supported"):
-        load(Source(kind, url="clip.mp4"), max_pixels=1)
+def test_video_is_refused_by_name():
+    with pytest.raises(MediaError, match=r"^clip.mp4 is given as video, and only images and audio are supported"):
+        load(Source("video", url="clip.mp4"), max_pixels=1)
+
+
+def test_sound_stays_the_bytes_of_its_file():
+    data = sounds.wav(np.zeros(100))
+    one, two = (load(Source("audio", data=d), max_pixels=1) for d in (data, data[:-2] + b"\x01\x00"))
+    assert one.kind == "audio"
+    assert one.data.tobytes() == data
+    assert one.key != two.key
+
+
+def test_a_picture_is_no_sound_and_the_message_calls_it_a_recording():
+    with pytest.raises(MediaError, match=r"^the recording is no WAV, MP3 or FLAC file \(it begins with b'\\x89PNG'\)"):
+        load(Source("audio", data=PNG), max_pixels=1)
 
 
 class Site(BaseHTTPRequestHandler):
@@ -187,7 +200,7 @@ def test_a_picture_is_fetched(site, page):
 @pytest.mark.parametrize(
     ("page", "says"),
     [
-        ("html", "is text/html, and an image is expected"),
+        ("html", "is text/html, and image is expected"),
         ("lies", "is an HTML page, and a picture in PNG"),
         ("moved", "redirects to http://127.0.0.1/secret, and redirects are not followed"),
         ("none", "the server answered 404 Not Found"),

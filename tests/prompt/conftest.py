@@ -12,11 +12,17 @@ from diptych.families.qwen2vl import Qwen2VL
 from diptych.weights import Weights
 
 
+class Ours(Qwen2VL):
+    """A family in the place of a media half."""
+
+    backend = "onnx"
+
+
 @cache
 def family(**settings: int) -> Qwen2VL:
     """Qwen2-VL without its tensors, which prompts do not need."""
     config = tiny.config(tiny.Qwen2VL())
-    return Qwen2VL(Weights(Qwen2VL.metadata(config, {"min_pixels": 56 * 56, "max_pixels": 112 * 112, **settings}), {}))
+    return Ours(Weights(Qwen2VL.metadata(config, {"min_pixels": 56 * 56, "max_pixels": 112 * 112, **settings}), {}))
 
 
 @pytest.fixture(scope="session")

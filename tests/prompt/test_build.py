@@ -199,7 +199,9 @@ def test_pictures_without_a_media_half_are_refused(half):
 
 
 def test_media_of_another_kind_are_refused(half):
-    with pytest.raises(InputError, match="holds audio, and the media half takes image; leave it out"):
+    with pytest.raises(
+        InputError, match=r"^audio is given, and the media half takes image; leave it out, or try --media-backend mtmd$"
+    ):
         chunks(half, ("user", (Source("audio", data=b"x"),)))
 
 

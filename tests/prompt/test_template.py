@@ -140,6 +140,14 @@ def test_pictures_stand_where_they_were_put_whatever_the_template_prints(templat
     assert re.search(r"\[a\]one \[b\] two.*result \[c\].*end", flat(cut), re.DOTALL)
 
 
+@pytest.mark.parametrize("template", [tiny.CHAT_TEMPLATE, CHATML, LLAMA3, LISTS_ONLY, None])
+def test_media_without_a_known_placeholder_stand_where_they_were_put(template):
+    turns = [("system", ("Look.",)), ("user", (image("a"), "one ", Source("audio", url="b"), " two", image("a")))]
+    cut = ChatTemplate(template).cut([Message(*turn) for turn in turns], {"image": (), "audio": ()})
+    assert "[a]one [b] two[a]" in flat(cut)
+    assert flat(cut).startswith(ChatTemplate(template).render([Message(*turns[0])], add_generation_prompt=False).rstrip())
+
+
 @pytest.mark.parametrize("template", [tiny.CHAT_TEMPLATE, CHATML, LLAMA3, LISTS_ONLY.replace("<image>", "<|image_pad|>")])
 @pytest.mark.parametrize(
     "typed",

@@ -29,9 +29,12 @@ SPELLINGS: dict[str, tuple[str, ...]] = {
     "cache_type_v": ("-ctv", "--cache-type-v"),
     "flash_attn": ("-fa", "--flash-attn"),
     "providers": ("--provider",),
+    "ep_libraries": ("--ep-library",),
+    "media_backend": ("--vision-backend", "--media-backend"),
 }
 MEDIA = (
-    "min_pixels", "max_pixels", "precision", "providers", "provider_options", "media_max_pixels", "encode_max_patches", "warmup",
+    "media_backend", "min_pixels", "max_pixels", "precision", "providers", "provider_options", "media_max_pixels",
+    "encode_max_patches", "warmup",
 )  # fmt: skip
 TEXT = (
     "n_ctx", "n_batch", "n_ubatch", "threads", "n_gpu_layers", "cache_type_k", "cache_type_v", "flash_attn", "mmap", "mlock",

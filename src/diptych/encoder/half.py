@@ -32,6 +32,8 @@ def open_half(mmproj: Path, options: Options) -> MediaHalf:
 class FamilyHalf:
     """A family whose graph is loaded. Weights stay in the file they come from, mapped into memory."""
 
+    backend = "onnx"
+
     def __init__(self, family: Family, options: Options) -> None:
         self.family = family
         self.n_embd = family.n_embd

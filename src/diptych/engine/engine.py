@@ -13,15 +13,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
-from diptych import deploy, families
+from diptych import deploy
+from diptych.backend import open_half
 from diptych.encoder.encoder import Encoder
-from diptych.encoder.half import open_half
 from diptych.engine.answer import Emit
 from diptych.engine.loop import Loop
 from diptych.engine.prepare import Preparation
 from diptych.engine.sequence import Sequence
 from diptych.engine.stats import Stats
-from diptych.errors import DiptychError, EngineError, InputError, MismatchedHalves
+from diptych.errors import DiptychError, EngineError, InputError
 from diptych.families.base import MediaHalf
 from diptych.llama.context import Context
 from diptych.llama.model import TextModel
@@ -36,13 +36,15 @@ _N_WORKERS = 2  # threads that decode pictures and render templates; more would 
 class Engine:
     """Both halves of a model, ready to answer. `load` makes one; close it, or use it in a `with` statement.
 
-    `load_ms` is the time loading took; `default_sampling` llama.cpp's defaults with those of the model on top.
+    `load_ms` is the time loading took; `default_sampling` llama.cpp's defaults with those of the model on top;
+    `media_backend` what runs the media half, `onnx` or `mtmd`.
     """
 
     def __init__(self, text: TextModel, half: MediaHalf | None, options: Options) -> None:
         """Take over both halves, which must fit each other; closing the engine closes them."""
         self.options = options
         self.load_ms = 0.0
+        self.media_backend = half.backend if half else None
         self._text, self._half = text, half
         fields: dict[str, Any] = dict(default_sampling(text.metadata))
         self.default_sampling = replace(Sampling(), **fields)
@@ -82,7 +84,7 @@ class Engine:
         files = _files(deployment, model, mmproj, hf)
         with ExitStack() as stack:
             text = stack.enter_context(TextModel.load(files.text_half, options))
-            half = _open_half(files.mmproj, text, options) if files.mmproj else None
+            half = open_half(files.mmproj, options, text) if files.mmproj else None
             if half:
                 stack.callback(half.close)
             out = cls(text, half, options)
@@ -197,21 +199,6 @@ def _files(
     from diptych.deploy import hub
 
     return hub.fetch(str(hf))
-
-
-def _open_half(mmproj: Path, text: TextModel, options: Options) -> MediaHalf:
-    """The media half, once it is known to fit the text half: opening it takes far longer than looking."""
-    family = families.open_family(mmproj)
-    for what, theirs, ours in (
-        ("rows of width {}", family.n_embd, text.n_embd_inp),
-        ("{} positions a row", family.n_pos, text.n_pos),
-    ):
-        if theirs != ours:
-            raise MismatchedHalves(
-                f"the halves are not of one model: {mmproj} gives {what.format(theirs)}, and {text.path} takes "
-                f"{what.format(ours)}; load the mmproj that was made with this text half"
-            )
-    return open_half(mmproj, options)
 
 
 def _source(image: Image) -> Source:

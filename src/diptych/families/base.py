@@ -170,6 +170,7 @@ class Family(ABC):
 class MediaHalf(Protocol):
     """A media half that can run: a family with its graph in a session, or an encoder made by others."""
 
+    backend: str  # "onnx" or "mtmd"
     n_embd: int
     n_pos: int
     placeholders: Mapping[MediaKind, tuple[str, ...]]

@@ -1,4 +1,4 @@
-"""One small, bounded fetch over HTTP: no redirects, pictures only, limits on size and time."""
+"""One small, bounded fetch over HTTP: no redirects, media only, limits on size and time."""
 
 from __future__ import annotations
 
@@ -10,32 +10,33 @@ from http.client import HTTPException, HTTPResponse
 from typing import IO
 
 from diptych.errors import MediaError
+from diptych.types import MediaKind
 
 MAX_BYTES = 64 * 2**20
 MAX_SECONDS = 60.0  # for the whole
 PATIENCE = 10.0  # seconds without a byte
 _BLOCK = 2**16
-_TYPES = ("image/", "application/octet-stream", "binary/octet-stream")  # object stores often know no better
+_BYTES = ("application/octet-stream", "binary/octet-stream")  # object stores often know no better
 
 
-def fetch(url: str, name: str) -> bytes:
+def fetch(url: str, name: str, kind: MediaKind = "image") -> bytes:
     """The body at an http: or https: URL.
 
-    Raises MediaError when the server cannot be reached, answers with an error, a redirect or something other than a
-    picture, or when the body is larger than MAX_BYTES or slower than MAX_SECONDS.
+    Raises MediaError when the server cannot be reached, answers with an error, a redirect or something other than
+    the kind of media asked for, or when the body is larger than MAX_BYTES or slower than MAX_SECONDS.
     """
     deadline = time.monotonic() + MAX_SECONDS
     try:
-        request = urllib.request.Request(url, headers={"User-Agent": "diptych", "Accept": "image/*"})
+        request = urllib.request.Request(url, headers={"User-Agent": "diptych", "Accept": f"{kind}/*"})
         with urllib.request.build_opener(_NoRedirects).open(request, timeout=PATIENCE) as answer:
-            _check_type(answer.headers, name)
+            _check_type(answer.headers, name, kind)
             return _body(answer, deadline, name)
     except urllib.error.HTTPError as error:
         with error:
             raise MediaError(_refusal(error, name)) from None
     except (OSError, HTTPException, ValueError) as error:
         reason = getattr(error, "reason", None) or error
-        raise MediaError(f"cannot fetch {name}: {reason}; check the address, or save the picture and give the file") from error
+        raise MediaError(f"cannot fetch {name}: {reason}; check the address, or save it and give the file") from error
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
@@ -53,10 +54,10 @@ def _refusal(error: urllib.error.HTTPError, name: str) -> str:
     return f"cannot fetch {name}: the server answered {error.code} {error.reason}; check the address"
 
 
-def _check_type(headers: Message, name: str) -> None:
-    if "Content-Type" in headers and not headers.get_content_type().startswith(_TYPES):
+def _check_type(headers: Message, name: str, kind: MediaKind) -> None:
+    if "Content-Type" in headers and not headers.get_content_type().startswith((f"{kind}/", *_BYTES)):
         found = headers.get_content_type()
-        raise MediaError(f"{name} is {found}, and an image is expected; give the address of the picture itself")
+        raise MediaError(f"{name} is {found}, and {kind} is expected; give the address of the file itself")
 
 
 def _body(answer: HTTPResponse, deadline: float, name: str) -> bytes:

@@ -9,22 +9,32 @@ from pathlib import Path
 from urllib.parse import unquote_to_bytes, urlsplit
 from urllib.request import url2pathname
 
-from diptych.errors import MediaError
-from diptych.media.image import Pixels, decode
-from diptych.types import Media, Source
+import numpy as np
 
+from diptych.errors import MediaError
+from diptych.media import audio
+from diptych.media.image import Pixels, decode
+from diptych.types import Media, MediaKind, Source
+
+_NOUNS: dict[MediaKind, str] = {"image": "picture", "audio": "recording", "video": "video"}
 MAX_BYTES = 2**30  # of a file; the largest picture of 16-bit colour under the usual pixel limit, uncompressed
 
 
 def load(source: Source, *, max_pixels: int) -> Media:
-    """Bytes, a path, or a `file:`, `data:`, `http:` or `https:` URL → decoded media; `key` hashes the pixels alone.
+    """Bytes, a path, or a `file:`, `data:`, `http:` or `https:` URL → media.
 
-    Raises MediaError, naming the picture, when it cannot be fetched, is no picture, or has over `max_pixels` pixels.
+    A picture is decoded, and `key` hashes its pixels alone; sound stays the bytes of its file, which the media half
+    decodes. Raises MediaError, naming the source, when it cannot be fetched, is not what it is given as, or has over
+    `max_pixels` pixels or lasts too long.
     """
     name = _name(source)
-    if source.kind != "image":
-        raise MediaError(f"{name} is given as {source.kind}, and only images are supported by now; give a picture")
-    pixels = decode(_read(source, name), max_pixels=max_pixels, name=name)
+    if source.kind == "video":
+        raise MediaError(f"{name} is given as video, and only images and audio are supported by now; give pictures of it")
+    data = _read(source, name)
+    if source.kind == "audio":
+        audio.check(data, name)
+        return Media("audio", np.frombuffer(data, np.uint8), hashlib.sha256(b"audio " + data).digest())
+    pixels = decode(data, max_pixels=max_pixels, name=name)
     return Media("image", pixels, content_key(pixels))
 
 
@@ -36,11 +46,11 @@ def content_key(pixels: Pixels) -> bytes:
 
 
 def _name(source: Source) -> str:
-    """What messages call the picture: its id, its path or URL, shortened."""
+    """What messages call the picture or recording: its id, its path or URL, shortened."""
     if source.id is not None or source.url is None:
-        return source.id or "the picture"
+        return source.id or f"the {_NOUNS[source.kind]}"
     if _scheme(source.url) == "data":
-        return "the picture in the data URL"
+        return f"the {_NOUNS[source.kind]} in the data URL"
     return source.url if len(source.url) <= 100 else f"{source.url[:97]}..."
 
 
@@ -65,7 +75,7 @@ def _read(source: Source, name: str) -> bytes:
         case "http" | "https":
             from diptych.media.fetch import fetch  # TLS takes a while to import
 
-            return fetch(source.url, name)
+            return fetch(source.url, name, source.kind)
         case scheme:
             raise MediaError(f"{name} is a {scheme}: URL, and a path, data:, file:, http: or https: is expected; save it first")
 
@@ -85,13 +95,13 @@ def _file(path: Path, name: str) -> bytes:
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
     except IsADirectoryError:
-        raise MediaError(f"{name} is a folder, and a picture is needed; name a file in it") from None
+        raise MediaError(f"{name} is a folder, and a file is needed; name one in it") from None
     except FileNotFoundError:
         raise MediaError(f"there is no file {name}; check the path") from None
     except (OSError, ValueError) as error:
         raise MediaError(f"cannot read {name}: {getattr(error, 'strerror', None) or error}; check the path") from error
     if len(data) > MAX_BYTES:
-        raise MediaError(f"{name} has over {MAX_BYTES:,} bytes, more than a picture may have; make it smaller")
+        raise MediaError(f"{name} has over {MAX_BYTES:,} bytes, more than is read; make it smaller")
     return data
 
 

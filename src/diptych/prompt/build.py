@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from diptych.backend import check_kinds
 from diptych.errors import InputError
 from diptych.families.base import MediaHalf, Part
 from diptych.prompt.template import ChatTemplate
@@ -38,10 +39,8 @@ def _check_media(request: Request, half: MediaHalf | None) -> None:
         raise InputError(
             f"the conversation holds {len(kinds)} media part(s), and there is no media half to see them; give one with --mmproj"
         )
-    for kind in kinds:
-        if half and kind not in half.placeholders:
-            known = " and ".join(half.placeholders) or "none"
-            raise InputError(f"the conversation holds {kind}, and the media half takes {known}; leave it out")
+    if half:
+        check_kinds(kinds, half)
 
 
 def _lay_out(

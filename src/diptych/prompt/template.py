@@ -53,6 +53,7 @@ class ChatTemplate:
         """
         if not any(map(_has_media, messages)):
             return [self.render(messages)]
+        placeholders = {kind: texts for kind, texts in placeholders.items() if texts}
         everywhere: Form = _any if self._wants_lists else _has_media
         forms: tuple[Form, ...] = (everywhere, lambda m: m.role == "user" and everywhere(m), lambda m: False)
         failure: InputError | None = None

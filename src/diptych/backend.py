@@ -1,0 +1,93 @@
+"""Which backend runs a media half: graphs that Diptych writes, or libmtmd for every other mmproj."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from diptych import families
+from diptych.encoder import half as encoder
+from diptych.errors import InputError, MismatchedHalves
+from diptych.families.base import MediaHalf, projector_type
+from diptych.options import MediaBackend, Options
+from diptych.types import MediaKind
+from diptych.weights import open_gguf
+
+if TYPE_CHECKING:
+    from diptych.llama.model import TextModel
+
+
+class Half(Protocol):
+    """What has to fit the text half: a media half, or the family of one that is not open yet."""
+
+    @property
+    def n_embd(self) -> int: ...
+    @property
+    def n_pos(self) -> int: ...
+
+
+def open_half(mmproj: Path, options: Options, text: TextModel | None = None) -> MediaHalf:
+    """The media half of an mmproj file in the backend the options ask for; `auto` takes ours where the family is known.
+
+    Raises FileError, UnknownModel or EngineError when it cannot be had, MismatchedHalves when it does not fit the text
+    half.
+    """
+    return _OPENERS[_chosen(mmproj, options)](mmproj, options, text)
+
+
+def check_fit(path: Path, half: Half, text: TextModel | None) -> None:
+    """Raise MismatchedHalves where the media half at `path` gives other rows than the text half takes."""
+    if text is None:
+        return
+    for what, theirs, ours in (
+        ("rows of width {}", half.n_embd, text.n_embd_inp),
+        ("{} positions a row", half.n_pos, text.n_pos),
+    ):
+        if theirs != ours:
+            raise MismatchedHalves(
+                f"the halves are not of one model: {path} gives {what.format(theirs)}, and {text.path} takes "
+                f"{what.format(ours)}; load the media half that was made with this text half"
+            )
+
+
+def check_kinds(kinds: Iterable[MediaKind], half: MediaHalf) -> None:
+    """Raise InputError for a kind of media that a media half does not take."""
+    for kind in kinds:
+        if kind not in half.placeholders:
+            known = " and ".join(half.placeholders) or "none"
+            hint = "" if half.backend == "mtmd" else ", or try --media-backend mtmd"
+            raise InputError(f"{kind} is given, and the media half takes {known}; leave it out{hint}")
+
+
+def _chosen(mmproj: Path, options: Options) -> MediaBackend:
+    if options.media_backend != "auto":
+        return options.media_backend
+    return "onnx" if _known(mmproj) else "mtmd"
+
+
+def _known(mmproj: Path) -> bool:
+    """Whether there is a family for the pictures of an mmproj."""
+    metadata = open_gguf(mmproj).metadata
+    projectors = {p for family in families.all() for p in family.projectors.get("image", ())}
+    return bool(metadata.get("clip.has_vision_encoder", True)) and projector_type(metadata) in projectors
+
+
+def _onnx(mmproj: Path, options: Options, text: TextModel | None) -> MediaHalf:
+    check_fit(mmproj, families.open_family(mmproj), text)  # looking is far quicker than opening
+    return encoder.open_half(mmproj, options)
+
+
+def _mtmd(mmproj: Path, options: Options, text: TextModel | None) -> MediaHalf:
+    from diptych.llama.mtmd import MtmdHalf
+
+    if _known(mmproj):
+        check_fit(mmproj, families.open_family(mmproj), text)
+    return MtmdHalf(mmproj, options, text)
+
+
+_OPENERS: Mapping[MediaBackend, Callable[[Path, Options, TextModel | None], MediaHalf]] = {
+    "onnx": _onnx,
+    "smt": _onnx,
+    "mtmd": _mtmd,
+}
