@@ -80,14 +80,15 @@ class Pair:
 
     def segments(self, parts: Sequence[Part], seq_id: int = 0, wants: bool = True) -> list[Segment]:
         """A prompt as segments of one row each, so that every row can be asked for its logits."""
-        out, start = [], 0
+        out, start, n_pos = [], 0, self.text.n_pos
+        placed = positions.mrope if n_pos == 4 else positions.linear
         for part in parts:
             if isinstance(part, list):
-                planes, start = positions.text(len(part), start, 4)
+                planes, start = positions.text(len(part), start, n_pos)
                 rows = {"tokens": np.array(part, np.int32)}
             else:
                 grid = Grid(1, *part.grid)
-                planes, start = positions.mrope(MediaChunk("image", len(part.rows), grid, bytes(32), ()), start)
+                planes, start = placed(MediaChunk("image", len(part.rows), grid, bytes(32), ()), start)
                 rows = {"embeddings": part.rows}
             for i in range(planes.shape[1]):
                 one = {name: value[i : i + 1] for name, value in rows.items()}

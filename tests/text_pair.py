@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 import text_half
 import tiny
@@ -24,6 +26,9 @@ class TinyPair(text_half.Pair):
         """A random picture of a merged grid of h × w."""
         import torch
 
+        if not hasattr(self.torch.config, "vision_config"):
+            rows = np.random.default_rng(seed).standard_normal((h * w, self.torch.config.hidden_size)).astype(np.float32) * 0.3
+            return text_half.Picture(rows, (h, w), rows)
         vision = self.torch.config.vision_config
         frames = getattr(vision, "temporal_patch_size", 1)
         patch = (3, frames, vision.patch_size, vision.patch_size)
@@ -37,9 +42,22 @@ class TinyPair(text_half.Pair):
         rows = [whole if isinstance(whole, torch.Tensor) else torch.cat(whole) for whole in (found.pooler_output, *taps)]
         return text_half.Picture(patches, (h, w), torch.cat(rows, dim=-1).numpy())
 
+    def reference(self, parts: Sequence[text_half.Part]) -> NDArray[np.float32]:
+        """(n, n_vocab) logits of every row; of a model without a tower, its rows in the place of embedded tokens."""
+        import torch
+
+        if hasattr(self.torch.config, "vision_config"):
+            return super().reference(parts)
+        table = self.torch.get_input_embeddings()
+        with torch.no_grad():
+            rows = [table(torch.tensor(p, dtype=torch.long)) if isinstance(p, list) else torch.from_numpy(p.rows) for p in parts]
+            return self.torch(inputs_embeds=torch.cat(rows)[None]).logits[0].numpy()
+
     def shown(self, h: int, w: int, seed: int = 0) -> list[text_half.Part]:
         """A picture between the tokens that say where it begins and ends."""
         config = self.torch.config
+        if not hasattr(config, "vision_config"):
+            return [self.picture(h, w, seed)]
         start, end = (
             next(i for name in (f"vision_{x}_token_id", f"image_{x}_token_id") if (i := getattr(config, name, None)) is not None)
             for x in ("start", "end")

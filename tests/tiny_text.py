@@ -15,24 +15,21 @@ from typing import Any
 import tiny
 
 N_SPARE = 10  # rows of the embedding table without a token, as real checkpoints have
-QWEN = tiny.SPECIAL
-GLM = (
+_GLM_SPECIAL = (
     "<|endoftext|>", "[MASK]", "[gMASK]", "[sMASK]", "<sop>", "<eop>", "<|system|>", "<|user|>", "<|assistant|>",
     "<|observation|>", "<|begin_of_image|>", "<|end_of_image|>", "<|image|>", "<|begin_of_video|>", "<|end_of_video|>",
     "<|video|>",
 )  # fmt: skip
-ERNIE = (
+_ERNIE_SPECIAL = (
     "<unk>", "<s>", "</s>", "<|begin_of_sentence|>", "<|end_of_sentence|>", "<|IMAGE_PLACEHOLDER|>", "<|video_pad|>",
     "<|IMAGE_START|>", "<|IMAGE_END|>",
 )  # fmt: skip
-_QWEN_SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_QWEN2_SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+SPECIAL = {"qwen2": tiny.SPECIAL, "qwen35": tiny.SPECIAL, "glm4": _GLM_SPECIAL, "ernie": _ERNIE_SPECIAL}
 SPLITS = {
-    "qwen2": _QWEN_SPLIT,
-    "qwen35": (
-        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|"
-        r"\s*[\r\n]+|\s+(?!\S)|\s+"
-    ),
-    "glm4": _QWEN_SPLIT.replace(r"|\p{N}|", r"|\p{N}{1,3}|"),
+    "qwen2": _QWEN2_SPLIT,
+    "qwen35": _QWEN2_SPLIT.replace(r"?\p{L}+", r"?[\p{L}\p{M}]+").replace(r"[^\s\p{L}\p{N}]", r"[^\s\p{L}\p{M}\p{N}]"),
+    "glm4": _QWEN2_SPLIT.replace(r"|\p{N}|", r"|\p{N}{1,3}|"),
 }  # as the models' own tokenizer.json has them
 
 
@@ -55,7 +52,11 @@ class Shape:
     n_expert_used: int = 2
     n_ff_expert: int = 96
     n_deepstack: int = 2
-    n_nextn: int = 1
+    n_key: int = 2  # heads of linear attention
+    n_value: int = 6
+    interval: int = 4  # every fourth layer has full attention
+    mixture: bool = False  # for the architectures that come with experts and without
+    mtp: bool = True  # a layer of multi-token prediction behind the last, which transformers does not know
     tied: bool = False
     dtype: str = "float32"
 
@@ -88,10 +89,12 @@ def build(shape: Shape) -> Any:
     model = cls(cls.config_class(**config)).eval()
     with torch.no_grad():
         for name, p in [*model.named_parameters(), *model.named_buffers()]:
-            if p.ndim > 1 and "inv_freq" not in name:
+            if not p.is_floating_point() or "inv_freq" in name:
+                continue
+            if p.ndim > 1:
                 p.normal_(0, 0.07)
             elif name.endswith("A_log"):
-                p.uniform_(0.1, 4).log_()
+                p.uniform_(0.01, 0.2).log_()  # a head that forgets at once gives next to nothing, and its rounding shows
             elif name.endswith((".weight", ".bias", "dt_bias")):
                 p.add_(torch.randn_like(p) * 0.1)
             elif name.endswith("e_score_correction_bias"):
@@ -165,10 +168,97 @@ def qwen3vl(shape: Shape) -> tuple[str, dict[str, Any]]:
 def qwen3vlmoe(shape: Shape) -> tuple[str, dict[str, Any]]:
     """Qwen3-VL with a mixture of experts."""
     _, config = qwen3vl(shape)
-    config["text_config"] |= {
+    config["text_config"] |= _experts(shape)
+    return "Qwen3VLMoeForConditionalGeneration", config
+
+
+def paddleocr(shape: Shape) -> tuple[str, dict[str, Any]]:
+    """PaddleOCR-VL."""
+    tower = {
+        "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4, "image_size": 56,
+        "patch_size": 14,
+    }  # fmt: skip
+    ids = tokenizer(shape.architecture).token_to_id
+    ends = {"vision_start_token_id": ids("<|IMAGE_START|>"), "vision_end_token_id": ids("<|IMAGE_END|>")}
+    text = _text(shape, head_dim=shape.head_dim, use_bias=False)
+    return "PaddleOCRVLForConditionalGeneration", _whole(shape, tower, text, "<|IMAGE_PLACEHOLDER|>", "<|video_pad|>", **ends)
+
+
+def qwen2(shape: Shape) -> tuple[str, dict[str, Any]]:
+    """Qwen2, which is also the text half of dots.ocr."""
+    config = _text(shape)
+    del config["rope_parameters"]["mrope_section"]
+    return "Qwen2ForCausalLM", config
+
+
+def qwen3(shape: Shape) -> tuple[str, dict[str, Any]]:
+    """Qwen3."""
+    return "Qwen3ForCausalLM", {**qwen2(shape)[1], "head_dim": shape.head_dim}
+
+
+def qwen3moe(shape: Shape) -> tuple[str, dict[str, Any]]:
+    """Qwen3 with a mixture of experts."""
+    return "Qwen3MoeForCausalLM", {**qwen3(shape)[1], **_experts(shape), "norm_topk_prob": True}
+
+
+def _experts(shape: Shape) -> dict[str, Any]:
+    return {
         "num_experts": shape.n_expert, "num_experts_per_tok": shape.n_expert_used, "moe_intermediate_size": shape.n_ff_expert,
     }  # fmt: skip
-    return "Qwen3VLMoeForConditionalGeneration", config
+
+
+def qwen35(shape: Shape) -> tuple[str, dict[str, Any]]:
+    """Qwen3.5: linear attention in three of four layers."""
+    text = _text(
+        shape, head_dim=shape.head_dim, linear_key_head_dim=32, linear_value_head_dim=32, linear_num_key_heads=shape.n_key,
+        linear_num_value_heads=shape.n_value, layer_types=None, full_attention_interval=shape.interval,
+    )  # fmt: skip
+    text["rope_parameters"] |= {"mrope_interleaved": True, "partial_rotary_factor": 0.25}
+    return "Qwen3_5ForConditionalGeneration", _qwen(shape, _qwen3_tower(shape), text)
+
+
+def qwen35moe(shape: Shape) -> tuple[str, dict[str, Any]]:
+    """Qwen3.5 with a mixture of experts."""
+    _, config = qwen35(shape)
+    config["text_config"] |= {**_experts(shape), "shared_expert_intermediate_size": 64}
+    del config["text_config"]["intermediate_size"]
+    return "Qwen3_5MoeForConditionalGeneration", config
+
+
+def glm4v(shape: Shape) -> tuple[str, dict[str, Any]]:
+    """GLM-4.1V."""
+    text = _text(shape)
+    text["rope_parameters"]["partial_rotary_factor"] = 0.5
+    return "Glm4vForConditionalGeneration", _glm(shape, text)
+
+
+def glm4vmoe(shape: Shape) -> tuple[str, dict[str, Any]]:
+    """GLM-4.5V."""
+    text = glm4v(shape)[1]["text_config"] | {
+        "n_routed_experts": shape.n_expert, "num_experts_per_tok": shape.n_expert_used, "n_shared_experts": 2,
+        "moe_intermediate_size": shape.n_ff_expert, "first_k_dense_replace": 1, "routed_scaling_factor": 1.5,
+        "norm_topk_prob": True,
+    }  # fmt: skip
+    return "Glm4vMoeForConditionalGeneration", _glm(shape, text)
+
+
+def glm46v(shape: Shape) -> tuple[str, dict[str, Any]]:
+    """GLM-4.6V, which has the text half of either of the two before."""
+    kind, of = ("glm4v_moe_text", glm4vmoe) if shape.mixture else ("glm4v_text", glm4v)
+    config = of(shape)[1]
+    config["text_config"]["model_type"], config["vision_config"]["model_type"] = kind, kind.replace("text", "vision")
+    return "Glm46VForConditionalGeneration", config
+
+
+def glmocr(shape: Shape) -> tuple[str, dict[str, Any]]:
+    """GLM-OCR."""
+    return "GlmOcrForConditionalGeneration", glm4v(shape)[1]
+
+
+def _glm(shape: Shape, text: dict[str, Any]) -> dict[str, Any]:
+    ids = tokenizer(shape.architecture).token_to_id
+    ends = {"image_start_token_id": ids("<|begin_of_image|>"), "image_end_token_id": ids("<|end_of_image|>")}
+    return _whole(shape, _tower(shape, image_size=56, patch_size=14), text, "<|image|>", "<|video|>", **ends)
 
 
 MODELS: dict[str, Callable[[Shape], tuple[str, dict[str, Any]]]] = {
@@ -177,61 +267,177 @@ MODELS: dict[str, Callable[[Shape], tuple[str, dict[str, Any]]]] = {
     "Qwen2_5OmniModel": qwen25omni,
     "Qwen3VLForConditionalGeneration": qwen3vl,
     "Qwen3VLMoeForConditionalGeneration": qwen3vlmoe,
+    "Qwen3_5ForConditionalGeneration": qwen35,
+    "Qwen3_5MoeForConditionalGeneration": qwen35moe,
+    "PaddleOCRVLForConditionalGeneration": paddleocr,
+    "DotsOCRForCausalLM": qwen2,
+    "Glm4vForConditionalGeneration": glm4v,
+    "Glm4vMoeForConditionalGeneration": glm4vmoe,
+    "Glm46VForConditionalGeneration": glm46v,
+    "GlmOcrForConditionalGeneration": glmocr,
+    "Qwen2ForCausalLM": qwen2,
+    "Qwen3ForCausalLM": qwen3,
+    "Qwen3MoeForCausalLM": qwen3moe,
 }
 _QWEN2 = {"eps": 1e-12}  # llama.cpp's qwen2vl does not read it
+_QWEN35 = {"n_layer": 4, "head_dim": 64, "sections": (3, 3, 2)}
+_GLM = {"sections": (2, 3, 3)}
 _FIELDS: dict[str, dict[str, Any]] = {
     "Qwen2_5_VLForConditionalGeneration": _QWEN2,
     "Qwen2_5OmniThinkerForConditionalGeneration": _QWEN2,
     "Qwen2_5OmniModel": _QWEN2,
     "Qwen3VLForConditionalGeneration": {"n_layer": 3, "n_head": 6},
     "Qwen3VLMoeForConditionalGeneration": {"n_layer": 3},
+    "Qwen3_5ForConditionalGeneration": _QWEN35,
+    "Qwen3_5MoeForConditionalGeneration": _QWEN35,
+    "PaddleOCRVLForConditionalGeneration": {"n_head": 6},
+    "Glm4vForConditionalGeneration": _GLM,
+    "Glm4vMoeForConditionalGeneration": {**_GLM, "n_layer": 3},
+    "Glm46VForConditionalGeneration": _GLM,
+    "GlmOcrForConditionalGeneration": _GLM,
+    "Qwen3ForCausalLM": {"n_head": 6},
 }
+
+
+def _rewrite(folder: Path, change: Callable[[dict[str, Any]], dict[str, Any]], **text_config: Any) -> None:
+    """Change the tensors of a checkpoint, and settings of its text half."""
+    from safetensors.torch import load_file, save_file
+
+    save_file(change(load_file(folder / "model.safetensors")), folder / "model.safetensors", {"format": "pt"})
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    config.get("text_config", config).update(text_config)
+    path.write_text(json.dumps(config))
 
 
 def _as_omni(folder: Path, shape: Shape) -> None:
     """The thinker as it stands in the whole: its tensors and settings one level down, with talker and vocoder beside it."""
-    from safetensors.torch import load_file, save_file
+    import torch
 
-    tensors = load_file(folder / "model.safetensors")
-    spare = next(iter(tensors.values()))
-    tensors = {f"thinker.{n}": t for n, t in tensors.items()}
-    tensors |= {
-        "talker.model.layers.0.mlp.up_proj.weight": spare.clone(),
-        "token2wav.code2wav_dit_model.proj.weight": spare.clone(),
-    }
-    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    spare = {"talker.model.layers.0.mlp.up_proj.weight": torch.ones(2, 2), "token2wav.dit.proj.weight": torch.ones(2, 2)}
+    _rewrite(folder, lambda tensors: {**{f"thinker.{n}": t for n, t in tensors.items()}, **spare})
     path = folder / "config.json"
     thinker = json.loads(path.read_text())
     path.write_text(json.dumps({"architectures": [shape.architecture], "model_type": "qwen2_5_omni", "thinker_config": thinker}))
 
 
+def _as_dots(folder: Path, shape: Shape) -> None:
+    """dots.ocr: Qwen2 with the model's own name, and a tower beside it."""
+    import torch
+
+    _rewrite(folder, lambda tensors: {**tensors, "vision_tower.patch_embed.patchifier.proj.weight": torch.ones(2, 2)})
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"architectures": [shape.architecture]}))
+
+
 def _turn_experts(folder: Path, shape: Shape) -> None:
     """As Qwen published them; transformers reads both, and writes them the other way."""
-    from safetensors.torch import load_file, save_file
+    _rewrite(folder, lambda ts: {n: t.transpose(1, 2).contiguous() if ".experts." in n else t for n, t in ts.items()})
 
-    tensors = load_file(folder / "model.safetensors")
-    tensors = {n: t.transpose(1, 2).contiguous() if ".experts." in n else t for n, t in tensors.items()}
-    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+
+def _last_layer(tensors: dict[str, Any], shape: Shape, prefix: str, names: dict[str, tuple[int, ...]]) -> dict[str, Any]:
+    """The tensors of the last layer and some more under another prefix, with other values."""
+    import torch
+
+    last = f"model.language_model.layers.{shape.n_layer - 1}."
+    shapes = {prefix + n.removeprefix(last): t.shape for n, t in tensors.items() if n.startswith(last)} | names
+    return {n: torch.randn(s) * 0.07 for n, s in shapes.items()}
+
+
+def _add_qwen_mtp(folder: Path, shape: Shape) -> None:
+    d = shape.hidden
+    names = {"mtp.fc.weight": (d, 2 * d), "mtp.norm.weight": (d,)}
+    names |= {f"mtp.pre_fc_norm_{x}.weight": (d,) for x in ("embedding", "hidden")}
+    if shape.mtp:
+        _rewrite(folder, lambda ts: ts | _last_layer(ts, shape, "mtp.layers.0.", names), mtp_num_hidden_layers=1)
+
+
+def _add_glm_mtp(folder: Path, shape: Shape) -> None:
+    d, n_vocab = shape.hidden, tokenizer(shape.architecture).get_vocab_size() + N_SPARE
+    prefix = f"model.language_model.layers.{shape.n_layer}."
+    sizes = {"eh_proj": (d, 2 * d), "enorm": (d,), "hnorm": (d,), "shared_head.norm": (d,)}
+    sizes |= {"shared_head.head": (n_vocab, d), "embed_tokens": (n_vocab, d)}
+    names = {f"{prefix}{n}.weight": s for n, s in sizes.items()}
+    if shape.mtp:
+        _rewrite(folder, lambda ts: ts | _last_layer(ts, shape, prefix, names), num_nextn_predict_layers=1)
 
 
 _ADJUST: dict[str, Callable[[Path, Shape], None]] = {
     "Qwen2_5OmniModel": _as_omni,
     "Qwen3VLMoeForConditionalGeneration": _turn_experts,
+    "Qwen3_5ForConditionalGeneration": _add_qwen_mtp,
+    "Qwen3_5MoeForConditionalGeneration": _add_qwen_mtp,
+    "DotsOCRForCausalLM": _as_dots,
+    "Glm4vMoeForConditionalGeneration": _add_glm_mtp,
+    "GlmOcrForConditionalGeneration": _add_glm_mtp,
 }
 
 
+def kind(architecture: str) -> str:
+    """Which kind of tokenizer an architecture comes with."""
+    kinds = {"Glm": "glm4", "Paddle": "ernie", "Qwen3_5": "qwen35"}
+    return next((k for start, k in kinds.items() if architecture.startswith(start)), "qwen2")
+
+
 def tokenizer(architecture: str) -> Any:
-    """The tokenizer an architecture comes with, tiny."""
-    return tiny.tokenizer()
+    """A tokenizer of that kind, tiny."""
+    which = kind(architecture)
+    return sentencepiece_like() if which == "ernie" else byte_level(which)
+
+
+def byte_level(which: str, *, ignore_merges: bool | None = None) -> Any:
+    """A byte-level BPE with a model's own split; GLM's takes a word that is a token as it is."""
+    from tokenizers import AddedToken, Regex, Tokenizer, models, pre_tokenizers
+
+    made = tiny.tokenizer()
+    data = json.loads(made.to_str())["model"]
+    merges = [tuple(m) if isinstance(m, list) else tuple(m.split(" ")) for m in data["merges"]]
+    # a word of its own that no merges lead to shows whether they are asked first
+    vocab = {**data["vocab"], "Ġinn": len(data["vocab"])}
+    alone = which == "glm4" if ignore_merges is None else ignore_merges
+    out = Tokenizer(models.BPE(vocab, merges, ignore_merges=alone))
+    out.normalizer, out.decoder = (None if which == "glm4" else made.normalizer), made.decoder
+    out.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(SPLITS[which]), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    out.add_special_tokens([AddedToken(s, special=True, normalized=False) for s in SPECIAL[which]])
+    return out
+
+
+def sentencepiece_like(*, prefix: bool = False) -> Any:
+    """A BPE over characters that falls back to bytes, as LlamaTokenizerFast writes those made from sentencepiece models.
+
+    `prefix`: a space is put before the text.
+    """
+    from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
+
+    words = ["th", "the", "▁the", "in", "er", "us", "user", "▁user", "as", "▁▁", "▁▁▁▁", "12", "日本", "▁a", "use", "ins"]
+    singles = sorted({c for w in words for c in w} | set("abcdefghijklmnopqrstuvwxyzABCDE0123456789.,:;-'\"<>|_é語"))
+    pieces = ["<unk>", "<s>", "</s>", *(f"<0x{b:02X}>" for b in range(256)), *words, *singles]
+    vocab = {p: i for i, p in enumerate(pieces)}
+    merges = [(w[:k], w[k:]) for w in words for k in range(1, len(w)) if w[:k] in vocab and w[k:] in vocab]
+    out = Tokenizer(models.BPE(vocab, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    out.normalizer = normalizers.Sequence([*([normalizers.Prepend("▁")] * prefix), normalizers.Replace(" ", "▁")])
+    out.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    out.add_special_tokens([AddedToken(s, special=True, normalized=False) for s in _ERNIE_SPECIAL])
+    return out
 
 
 def write_tokenizer(folder: Path, architecture: str) -> None:
     """tokenizer.json and tokenizer_config.json."""
-    tokens = tokenizer(architecture)
+    tokens, which = tokenizer(architecture), kind(architecture)
     tokens.save(str(folder / "tokenizer.json"))
-    added = {str(tokens.token_to_id(s)): {"content": s, "special": True} for s in QWEN}
-    settings = {
-        "tokenizer_class": "Qwen2Tokenizer", "eos_token": "<|im_end|>", "pad_token": "<|endoftext|>", "bos_token": None,
-        "add_bos_token": False, "added_tokens_decoder": added,
+    added = {str(tokens.token_to_id(s)): {"content": s, "special": True} for s in SPECIAL[which]}
+    special: dict[str, dict[str, Any]] = {
+        "glm4": {"eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>"},
+        "ernie": {
+            "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<unk>", "add_prefix_space": False,
+            "cls_token": "<|begin_of_sentence|>", "sep_token": "<|end_of_sentence|>",
+        },
     }  # fmt: skip
+    qwen = {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>", "bos_token": None, "add_bos_token": False}
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", **special.get(which, qwen), "added_tokens_decoder": added}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))

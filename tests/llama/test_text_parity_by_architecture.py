@@ -28,6 +28,35 @@ SHAPES: list[tuple[str, dict[str, Any]]] = [
     ("Qwen3VLForConditionalGeneration", {"seed": 2, "n_deepstack": 1, "eps": 1e-2, "tied": True}),
     ("Qwen3VLMoeForConditionalGeneration", {}),
     ("Qwen3VLMoeForConditionalGeneration", {"seed": 1, "n_expert": 9, "n_expert_used": 3, "n_ff_expert": 32}),
+    ("PaddleOCRVLForConditionalGeneration", {}),
+    (
+        "PaddleOCRVLForConditionalGeneration",
+        {"seed": 1, "n_layer": 3, "n_head_kv": 1, "sections": (4, 6, 6), "eps": 1e-3, "tied": True},
+    ),
+    ("DotsOCRForCausalLM", {}),
+    ("DotsOCRForCausalLM", {"seed": 1, "n_layer": 3, "eps": 1e-3, "n_ff": 320}),
+    ("Glm4vForConditionalGeneration", {}),
+    ("Glm4vForConditionalGeneration", {"seed": 1, "n_layer": 3, "n_head_kv": 1, "sections": (4, 2, 2), "eps": 1e-3}),
+    ("Glm46VForConditionalGeneration", {"seed": 2}),
+    ("Glm46VForConditionalGeneration", {"seed": 3, "mixture": True}),
+    ("GlmOcrForConditionalGeneration", {}),
+    ("GlmOcrForConditionalGeneration", {"seed": 1, "mtp": False, "n_layer": 3, "tied": True}),
+    ("Glm4vMoeForConditionalGeneration", {}),
+    ("Glm4vMoeForConditionalGeneration", {"seed": 1, "mtp": False, "n_expert": 9, "n_expert_used": 3, "n_ff_expert": 32}),
+    ("Qwen3_5ForConditionalGeneration", {}),
+    ("Qwen3_5ForConditionalGeneration", {"seed": 1, "n_key": 4, "n_value": 4, "interval": 2, "mtp": False, "tied": True}),
+    (
+        "Qwen3_5ForConditionalGeneration",
+        {"seed": 2, "n_key": 1, "n_value": 3, "interval": 3, "n_layer": 3, "head_dim": 32, "sections": (2, 1, 1)},
+    ),
+    ("Qwen3_5MoeForConditionalGeneration", {}),
+    (
+        "Qwen3_5MoeForConditionalGeneration",
+        {"seed": 1, "n_key": 3, "n_value": 3, "interval": 2, "n_expert": 9, "n_expert_used": 3},
+    ),
+    ("Qwen2ForCausalLM", {}),
+    ("Qwen3ForCausalLM", {}),
+    ("Qwen3MoeForCausalLM", {}),
 ]
 by_shape = pytest.mark.parametrize(
     ("architecture", "fields"), SHAPES, ids=lambda v: str(v).replace("ForConditionalGeneration", "")

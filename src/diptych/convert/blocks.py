@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diptych.convert import layout
-from diptych.convert.checkpoint import setting
+from diptych.convert.checkpoint import part, setting
 from diptych.convert.layout import expect_shape
 from diptych.errors import FileError
 from diptych.weights import Tensor
@@ -87,7 +87,7 @@ def _down(tensor: Tensor, config: Settings) -> Tensor:
 def _neox(tensor: Tensor, config: Settings) -> Tensor:
     """Heads whose rotary pairs stand side by side → the first of all pairs, then the second, as llama.cpp's M-RoPE has them."""
     width = head_dim(config)
-    n_rot = rotary_width(config, 0.5)
+    n_rot = rotary_width(config)
     if not tensor.shape or not tensor.shape[0] or tensor.shape[0] % width or n_rot % 2:
         raise FileError(
             f"tensor {tensor.name} has the shape {tensor.shape}, which is no whole number of heads of {width} values with "
@@ -98,12 +98,11 @@ def _neox(tensor: Tensor, config: Settings) -> Tensor:
     return layout.taken(tensor, (heads[:, None] + order).ravel())
 
 
-def rotary_width(config: Settings, part: float) -> int:
-    """How many values of a head turn, `part` of them where config.json does not say."""
-    rope = config.get("rope_parameters") or config.get("rope_scaling")
-    said = rope.get("partial_rotary_factor") if isinstance(rope, dict) else None
-    part = float(said) if isinstance(said, int | float) else setting(config, "partial_rotary_factor", float, part)
-    return int(head_dim(config) * part)
+def rotary_width(config: Settings) -> int:
+    """How many values of a head turn."""
+    rope = part(config, "rope_parameters") or part(config, "rope_scaling")
+    given = config if rope.get("partial_rotary_factor") is None else rope
+    return int(head_dim(config) * setting(given, "partial_rotary_factor", float))
 
 
 # Linear attention (gated delta net)
@@ -165,7 +164,7 @@ def _per_head(tensor: Tensor, config: Settings) -> Tensor:
 
 
 def _decay(tensor: Tensor, config: Settings) -> Tensor:
-    return layout.computed(_per_head(tensor, config), lambda a: -np.exp(a))
+    return layout.computed(_per_head(tensor, config), lambda a: -np.exp(a, dtype=np.float64).astype(np.float32))
 
 
 def _one_more(tensor: Tensor, config: Settings) -> Tensor:
@@ -198,9 +197,8 @@ ATTENTION: Table = {
     "self_attn.o_proj.weight": "attn_output.weight",
 }
 QKV_BIAS: Table = {f"self_attn.{x}_proj.bias": f"attn_{x}.bias" for x in "qkv"}
-SIDE_BY_SIDE: Table = {
-    f"self_attn.{x}_proj.{kind}": _made(f"attn_{x}.{kind}", _neox) for x in "qk" for kind in ("weight", "bias")
-}
+SIDE_BY_SIDE: Table = {f"self_attn.{x}_proj.weight": _made(f"attn_{x}.weight", _neox) for x in "qk"}
+SIDE_BY_SIDE_BIAS: Table = {f"self_attn.{x}_proj.bias": _made(f"attn_{x}.bias", _neox) for x in "qk"}
 QK_NORM: Table = {f"self_attn.{x}_norm.weight": f"attn_{x}_norm.weight" for x in "qk"}
 MLP: Table = {f"mlp.{x}_proj.weight": f"ffn_{x}.weight" for x in ("gate", "up", "down")}
 FUSED_MLP: Table = {"mlp.gate_up_proj.weight": "ffn_up.weight", "mlp.down_proj.weight": "ffn_down.weight"}
@@ -209,6 +207,11 @@ EXPERTS: Table = {f"mlp.experts.{{e}}.{x}_proj.weight": f"ffn_{x}_exps.weight" f
 FUSED_EXPERTS: Table = {
     "mlp.experts.gate_up_proj": Made(("ffn_gate_exps.weight", "ffn_up_exps.weight"), _gate_and_up),
     "mlp.experts.down_proj": _made("ffn_down_exps.weight", _down),
+}
+SHARED_EXPERTS: Table = {f"mlp.shared_experts.{x}_proj.weight": f"ffn_{x}_shexp.weight" for x in ("gate", "up", "down")}
+GATED_SHARED_EXPERT: Table = {
+    **{f"mlp.shared_expert.{x}_proj.weight": f"ffn_{x}_shexp.weight" for x in ("gate", "up", "down")},
+    "mlp.shared_expert_gate.weight": "ffn_gate_inp_shexp.weight",
 }
 LINEAR_ATTENTION: Table = {
     "linear_attn.in_proj_qkv.weight": _made("attn_qkv.weight", _qkv),
@@ -220,4 +223,20 @@ LINEAR_ATTENTION: Table = {
     "linear_attn.dt_bias": _made("ssm_dt.bias", _per_head),
     "linear_attn.norm.weight": "ssm_norm.weight",
     "linear_attn.out_proj.weight": _made("ssm_out.weight", _out),
+}
+
+# Multi-token prediction: a layer behind the last, which llama.cpp keeps as one more block
+MTP: Table = {
+    "eh_proj.weight": "nextn.eh_proj.weight",
+    "enorm.weight": "nextn.enorm.weight",
+    "hnorm.weight": "nextn.hnorm.weight",
+    "shared_head.norm.weight": "nextn.shared_head_norm.weight",
+    "shared_head.head.weight?": "nextn.shared_head_head.weight",
+    "embed_tokens.weight?": "nextn.embed_tokens.weight",
+}
+QWEN_MTP: Table = {
+    "fc.weight": "nextn.eh_proj.weight",
+    "pre_fc_norm_embedding.weight": _made("nextn.enorm.weight", _one_more),
+    "pre_fc_norm_hidden.weight": _made("nextn.hnorm.weight", _one_more),
+    "norm.weight": _made("nextn.shared_head_norm.weight", _one_more),
 }

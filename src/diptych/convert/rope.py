@@ -24,7 +24,7 @@ def rope(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
     given = part(config, "rope_parameters") or part(config, "rope_scaling")
     base = setting(config if given.get("rope_theta") is None else given, "rope_theta", float)
     out: dict[str, Any] = {f"{name}.rope.freq_base": base}
-    match given.get("mrope_section"):
+    match given.get("mrope_section", config.get("mrope_section")):
         case None:
             pass
         case [int(t), int(y), int(x), *_]:

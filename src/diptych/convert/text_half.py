@@ -99,7 +99,7 @@ def _metadata(
     checkpoint: Checkpoint, config: Settings, blocks: list[Block], tensors: Mapping[str, Tensor], file_type: LlamaFileType
 ) -> dict[str, Any]:
     entry = architecture(checkpoint)
-    name = entry.name
+    name, n_block = entry.name, max(b.number for b in blocks) + 1
     if (activation := config.get("hidden_act")) != "silu":
         raise FileError(f"config.json has the activation {activation!r}, and llama.cpp's {name} knows silu alone")
     rotary = rope(name, config)
@@ -107,9 +107,9 @@ def _metadata(
         raise FileError(f"config.json has no mrope_section, and {name} needs one; use the config.json the model came with")
     return {
         **general(checkpoint, name, "model", tensors, file_type),
-        f"{name}.block_count": max(b.number for b in blocks) + 1,
+        f"{name}.block_count": n_block,
         **{f"{name}.{key}": value for key, value in _sizes(config, entry)},
-        **{f"{name}.{key}": value for key, value in entry.more(config).items()},
+        **{f"{name}.{key}": value for key, value in entry.more(config, n_block).items()},
         **rotary,
         **vocabulary(checkpoint, tensors["token_embd.weight"].shape[0], entry.pre, entry.special),
     }

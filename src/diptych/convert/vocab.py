@@ -1,44 +1,65 @@
-"""The `tokenizer.*` metadata of a byte-level BPE vocabulary, from tokenizer.json or vocab.json and merges.txt."""
+"""The `tokenizer.*` metadata of a vocabulary, from tokenizer.json or vocab.json and merges.txt.
+
+Two kinds: a BPE over bytes (`gpt2` in GGUF), and one over characters that falls back to bytes, as sentencepiece makes
+them (`llama`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from gguf import TokenType
+from numpy.typing import NDArray
 
 from diptych.convert.checkpoint import Checkpoint, read_json
 from diptych.errors import FileError
 
-SPLITS = {
-    "qwen2": (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"),
-}  # llama.cpp's name of a pre-tokenizer → the expression it splits text with
+_QWEN2 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_QWEN35 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|"
+    r"\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_GLM4 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+PRE = {
+    (_QWEN2, False): "qwen2",
+    (_QWEN35, False): "qwen35",
+    (_GLM4, True): "glm4",
+    (_GLM4, False): "chatglm-bpe",
+}  # the expression text is split with, whether a whole piece that is a token is taken as it is → llama.cpp's name
 # Hugging Face's name of a special token → GGUF's, misspelling included
 _SPECIAL = {
     "bos": "bos", "eos": "eos", "unk": "unknown", "sep": "seperator", "pad": "padding", "cls": "cls", "mask": "mask",
 }  # fmt: skip
+_ADDED, _UNUSED = -1000.0, -10000.0  # scores of tokens that no merge leads to, as llama.cpp's converter has them
 
 
 @dataclass(frozen=True)
 class _Vocab:
     ids: Mapping[str, int]
-    merges: list[str]
+    merges: Sequence[tuple[str, str]]
     added: dict[int, tuple[str, bool]] = field(default_factory=dict)  # id → (text, special)
     splits: frozenset[str] = frozenset()  # expressions text is split with, where the file says
     post: Mapping[str, Any] = field(default_factory=dict)  # what puts tokens before and after a text
+    ignore_merges: bool = False  # a piece of text that is a token is taken as it is
+    byte_fallback: bool = False  # over characters, with a token for each byte
+    prefix: bool = False  # a space is put before a text
 
 
-def vocabulary(checkpoint: Checkpoint, n_vocab: int, pre: str, special: Mapping[str, str] = {}) -> dict[str, Any]:
-    """The metadata of a vocabulary with `n_vocab` rows in the embedding table, split by the pre-tokenizer `pre`.
+def vocabulary(checkpoint: Checkpoint, n_vocab: int, pre: str, special: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """The metadata of a vocabulary with `n_vocab` rows in the embedding table.
 
-    Raises FileError when no file holds one, when it has more tokens than the table rows, or splits text in another way.
+    `pre` is how text is split where no file says, by llama.cpp's name; `special` are tokens that no file names, GGUF's
+    name → text. Raises FileError when no file holds a vocabulary, when it has more tokens than the table rows, or splits
+    text in a way that llama.cpp does not.
     """
     settings = read_json(checkpoint.folder / "tokenizer_config.json", {})
     try:
-        return _vocabulary(checkpoint, settings, n_vocab, pre)
+        return _vocabulary(checkpoint, settings, n_vocab, pre, special or {})
     except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise FileError(
             f"{checkpoint.folder}: the tokenizer's files are not as the tokenizers package writes them "
@@ -46,22 +67,60 @@ def vocabulary(checkpoint: Checkpoint, n_vocab: int, pre: str, special: Mapping[
         ) from error
 
 
-def _vocabulary(checkpoint: Checkpoint, settings: Mapping[str, Any], n_vocab: int, pre: str) -> dict[str, Any]:
+def _vocabulary(
+    checkpoint: Checkpoint, settings: Mapping[str, Any], n_vocab: int, pre: str, special: Mapping[str, str]
+) -> dict[str, Any]:
     vocab = _read(checkpoint.folder)
     _take_added(vocab.added, checkpoint.folder, settings)
-    if other := vocab.splits - {SPLITS[pre]}:
-        raise FileError(f"{checkpoint.folder / 'tokenizer.json'} splits text with {min(other)!r}, and {pre}'s way is expected")
     tokens, types = _tokens(vocab, n_vocab, checkpoint.folder)
     ids = {**vocab.ids, **{text: i for i, (text, _) in vocab.added.items()}}
+    named = {f"tokenizer.ggml.{name}_token_id": ids[text] for name, text in special.items() if text in ids}
     return {
-        "tokenizer.ggml.model": "gpt2",
-        "tokenizer.ggml.pre": pre,
+        **(_characters(vocab, settings, types) if vocab.byte_fallback else _bytes(vocab, pre, checkpoint.folder)),
         "tokenizer.ggml.tokens": tokens,
         "tokenizer.ggml.token_type": types,
-        "tokenizer.ggml.merges": vocab.merges,
-        **_special(checkpoint, settings, ids, n_vocab),
+        **named,
+        **{k: v for k, v in _special(checkpoint, settings, ids, n_vocab).items() if k not in named},
         **_affixes(vocab.post, settings),
         **_templates(checkpoint.folder, settings),
+    }
+
+
+def _bytes(vocab: _Vocab, pre: str, folder: Path) -> dict[str, Any]:
+    """A BPE over bytes: how text is split first, and the merges."""
+    for split in sorted(vocab.splits):
+        ways = {name for (known, _), name in PRE.items() if known == split}
+        if not ways:
+            known = ", ".join(PRE.values())
+            raise FileError(f"{folder / 'tokenizer.json'} splits text with {split!r}, and the way of {known} is expected")
+        pre = PRE.get((split, vocab.ignore_merges), min(ways))
+    merges = [" ".join(part.replace(" ", "Ġ") for part in merge) for merge in vocab.merges]
+    return {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": pre, "tokenizer.ggml.merges": merges}
+
+
+def _characters(vocab: _Vocab, settings: Mapping[str, Any], types: NDArray[np.int32]) -> dict[str, Any]:
+    """A BPE over characters: the score of each token, which stands for its place among the merges.
+
+    sentencepiece scores the pieces 0, -1, -2, … in the order they were found, the single characters behind them.
+    """
+    rank: dict[str, int] = {}
+    for i, (left, right) in enumerate(vocab.merges):
+        rank.setdefault(left + right, i)
+    scores = np.full(len(types), _UNUSED, np.float32)
+    for text, i in vocab.ids.items():
+        if re.fullmatch("<0x[0-9A-F]{2}>", text):
+            types[i] = TokenType.BYTE
+    pieces = [text for text, i in vocab.ids.items() if types[i] == TokenType.NORMAL]
+    for place, text in enumerate(sorted(pieces, key=lambda t: (rank.get(t, len(rank)), vocab.ids[t]))):
+        scores[vocab.ids[text]] = -place
+    scores[types == TokenType.BYTE] = 0
+    scores[list(vocab.added)] = _ADDED
+    said = settings.get("add_prefix_space")
+    return {
+        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.pre": "default",
+        "tokenizer.ggml.scores": scores,
+        "tokenizer.ggml.add_space_prefix": said if isinstance(said, bool) else vocab.prefix,
     }
 
 
@@ -72,14 +131,35 @@ def _read(folder: Path) -> _Vocab:
     model = whole.get("model") or {}
     pair = folder / "vocab.json", folder / "merges.txt"
     if model.get("type", "BPE") == "BPE" and model.get("vocab") and model.get("merges") is not None:
-        merges = [m if isinstance(m, str) else " ".join(part.replace(" ", "Ġ") for part in m) for m in model["merges"]]
         added = {int(t["id"]): (str(t["content"]), bool(t.get("special"))) for t in whole.get("added_tokens") or ()}
-        splits = frozenset(_splits(whole.get("pre_tokenizer") or {}))
-        return _Vocab(model["vocab"], merges, added, splits, whole.get("post_processor") or {})
+        fallback = bool(model.get("byte_fallback"))
+        return _Vocab(
+            model["vocab"],
+            [_merge(m) for m in model["merges"]],
+            added,
+            frozenset(() if fallback else _splits(whole.get("pre_tokenizer") or {})),
+            whole.get("post_processor") or {},
+            bool(model.get("ignore_merges")),
+            fallback,
+            any(_prefixes(whole)),
+        )
     if all(p.is_file() for p in pair):
         return _Vocab(read_json(pair[0]), _merges(pair[1]))
     kind = f"has a {model.get('type')} model" if whole else "is missing"
-    raise FileError(f"{path} {kind}, there is no {pair[0].name} with {pair[1].name} beside it, and a byte-level BPE is expected")
+    raise FileError(f"{path} {kind}, there is no {pair[0].name} with {pair[1].name} beside it, and a BPE is expected")
+
+
+def _merge(merge: str | Sequence[str]) -> tuple[str, str]:
+    left, right = merge.split(" ") if isinstance(merge, str) else merge
+    return left, right
+
+
+def _prefixes(whole: Mapping[str, Any]) -> Iterator[bool]:
+    """Whether parts of a tokenizer put a space before the text."""
+    for name, of in (("normalizer", "normalizers"), ("pre_tokenizer", "pretokenizers")):
+        outer = whole.get(name) or {}
+        for part in outer.get(of) or [outer]:
+            yield part.get("type") == "Prepend" or (part.get("type") == "Metaspace" and part.get("prepend_scheme") != "never")
 
 
 def _splits(pre_tokenizer: Mapping[str, Any]) -> Iterator[str]:
@@ -90,12 +170,12 @@ def _splits(pre_tokenizer: Mapping[str, Any]) -> Iterator[str]:
             yield str(part.get("type"))
 
 
-def _merges(path: Path) -> list[str]:
+def _merges(path: Path) -> list[tuple[str, str]]:
     try:
         lines = path.read_text("utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise FileError(f"cannot read {path}: {error}; download it again") from error
-    return [line.rstrip("\r") for line in lines if line.strip() and not line.startswith("#version")]
+    return [_merge(line.rstrip("\r")) for line in lines if line.strip() and not line.startswith("#version")]
 
 
 def _take_added(added: dict[int, tuple[str, bool]], folder: Path, settings: Mapping[str, Any]) -> None:
