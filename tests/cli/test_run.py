@@ -30,7 +30,8 @@ def test_the_reader_reads_a_picture_just_made(diptych: Diptych, receipt: Path) -
 def test_json_has_text_tokens_usage_and_timings(diptych: Diptych, receipt: Path) -> None:
     done = diptych("run", "reader", "-p", "Read it.", "--image", receipt, "--temp", 0, "--json")
     said = json.loads(done.out)
-    assert list(said) == ["text", "tokens", "finish_reason", "usage", "timings"]
+    assert list(said) == ["text", "tokens", "finish_reason", "usage", "media_backend", "timings"]
+    assert said["media_backend"] == "onnx"
     assert said["text"] == "TOTAL: $12.50"
     assert said["finish_reason"] == "stop"
     assert len(said["tokens"]) == said["usage"]["completion_tokens"]

@@ -1,4 +1,4 @@
-"""`diptych encode`: pictures to embeddings, in a file NumPy reads."""
+"""`diptych encode`: pictures and recordings to embeddings, in a file NumPy reads."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
+from diptych.backend import check_kinds, open_half
 from diptych.cli import console, flags
 from diptych.cli.flags import with_options
-from diptych.encoder.half import open_half
-from diptych.errors import OutputError
+from diptych.errors import InputError, OutputError
 from diptych.families.base import MediaHalf, Rows
 from diptych.files import check_output, whole_file
 from diptych.media.load import load
@@ -23,46 +23,57 @@ from diptych.types import MediaChunk, Source
 @with_options(*(name for name in flags.MEDIA if name != "warmup"), "threads")
 def command(
     mmproj: Annotated[Path, typer.Option("--mmproj", help="The media half, an mmproj GGUF.")],
-    image: Annotated[list[str], typer.Option("--image", help="A picture (path or URL); repeatable.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="The .npz file to write.")],
+    image: Annotated[list[str] | None, typer.Option("--image", help="A picture (path or URL); repeatable.")] = None,
+    audio: Annotated[
+        list[str] | None, typer.Option("--audio", help="A recording (WAV, MP3 or FLAC; path or URL); repeatable.")
+    ] = None,
     force: console.Force = False,
     as_json: console.Json = False,
     *,
     options: Options,
 ) -> None:
-    """Turn pictures into embeddings, with positions and grid.
+    """Turn pictures and recordings into embeddings, with positions and grid.
 
     For picture i the file holds embeddings_i (n_token, n_embd) float32, grid_i (t, h, w), positions_i (4 or 1, n_token)
-    from 0 on, and pixels_i, what the graph was fed. A warm-up at the same shapes runs first and is not timed.
+    from 0 on, and pixels_i, what the graph was fed, where the backend tells; recordings are numbered behind the
+    pictures. A warm-up at the same shapes runs first and is not timed.
     """
     if output.suffix != ".npz":
         raise OutputError(f"{output} does not end in .npz, which is what is written; name it so")
-    inputs = [mmproj, *(Path(p) for p in image if "://" not in p)]
+    sources = [*(Source("image", url=p) for p in image or ()), *(Source("audio", url=p) for p in audio or ())]
+    if not sources:
+        raise InputError("there is nothing to encode; give --image FILE or --audio FILE")
+    inputs = [mmproj, *(Path(s.url) for s in sources if s.url and "://" not in s.url)]
     check_output(output, force=force, inputs=inputs)
     start = time.perf_counter()
     half = open_half(mmproj, options)
     try:
         loaded = time.perf_counter()
-        pictures = [
-            half.preprocess(load(Source("image", url=p), max_pixels=options.media_max_pixels), flags.media_settings(options))
-            for p in image
-        ]
+        if options.media_backend == "auto":
+            console.err.print(f"[dim]media backend: {half.backend}[/]")
+        check_kinds((s.kind for s in sources), half)
+        settings = flags.media_settings(options)
+        media = [half.preprocess(load(s, max_pixels=options.media_max_pixels), settings) for s in sources]
         prepared = time.perf_counter()
-        encode(half, pictures)  # warm-up
+        encode(half, media)  # warm-up
         warm = time.perf_counter()
-        rows = encode(half, pictures)
+        rows = encode(half, media)
         done = time.perf_counter()
         with whole_file(output, force=force, inputs=inputs) as part, part.open("wb") as file:
-            np.savez(file, **arrays(half, pictures, rows))  # type: ignore[arg-type]
+            np.savez(file, **arrays(half, media, rows))  # type: ignore[arg-type]
     finally:
         half.close()
     timings = {"load_ms": (loaded - start) * 1e3, "preprocess_ms": (prepared - loaded) * 1e3, "encode_ms": (done - warm) * 1e3}
-    report(image, pictures, timings, output, as_json)
+    if as_json:
+        console.print_json({"media_backend": half.backend, **told(media), "timings": timings})
+    else:
+        report(sources, media, timings, output)
 
 
-def encode(half: MediaHalf, pictures: list[list[MediaChunk]]) -> list[list[Rows]]:
-    """The rows of each chunk of each picture; pieces that fit together go in one run."""
-    chunks = [chunk for picture in pictures for chunk in picture]
+def encode(half: MediaHalf, media: list[list[MediaChunk]]) -> list[list[Rows]]:
+    """The rows of each chunk of each picture or recording; pieces that fit together go in one run."""
+    chunks = [chunk for made in media for chunk in made]
     groups: dict[Any, list[int]] = {}
     pieces = [piece for chunk in chunks for piece in chunk.pieces]
     for i, piece in enumerate(pieces):
@@ -71,13 +82,13 @@ def encode(half: MediaHalf, pictures: list[list[MediaChunk]]) -> list[list[Rows]
     for group in groups.values():
         encoded.update(zip(group, half.encode([pieces[i] for i in group]), strict=True))
     numbered = iter(range(len(pieces)))
-    return [[half.join(chunk, [encoded[next(numbered)] for _ in chunk.pieces]) for chunk in picture] for picture in pictures]
+    return [[half.join(chunk, [encoded[next(numbered)] for _ in chunk.pieces]) for chunk in made] for made in media]
 
 
-def arrays(half: MediaHalf, pictures: list[list[MediaChunk]], rows: list[list[Rows]]) -> dict[str, np.ndarray[Any, Any]]:
-    """Everything of each picture by its name in the file; chunks and pieces are numbered where there are several."""
+def arrays(half: MediaHalf, media: list[list[MediaChunk]], rows: list[list[Rows]]) -> dict[str, np.ndarray[Any, Any]]:
+    """Everything of each picture or recording by its name in the file; chunks and pieces are numbered where there are several."""
     out: dict[str, np.ndarray[Any, Any]] = {}
-    for i, (chunks, parts) in enumerate(zip(pictures, rows, strict=True)):
+    for i, (chunks, parts) in enumerate(zip(media, rows, strict=True)):
         out[f"embeddings_{i}"] = np.concatenate(parts)
         grids = np.array([(c.grid.t, c.grid.h, c.grid.w) for c in chunks], np.int64)
         out[f"grid_{i}"] = grids[0] if len(chunks) == 1 else grids
@@ -86,30 +97,43 @@ def arrays(half: MediaHalf, pictures: list[list[MediaChunk]], rows: list[list[Ro
             placed, start = half.positions(chunk, start)
             planes.append(placed)
         out[f"positions_{i}"] = np.concatenate(planes, 1)
-        pieces = [piece for chunk in chunks for piece in chunk.pieces]
+        pieces = [piece for chunk in chunks for piece in chunk.pieces if piece.inputs]
         for j, piece in enumerate(pieces):
             out[f"pixels_{i}" if len(pieces) == 1 else f"pixels_{i}_{j}"] = next(iter(piece.inputs.values()))
     return out
 
 
-def report(names: list[str], pictures: list[list[MediaChunk]], timings: dict[str, float], output: Path, as_json: bool) -> None:
-    """A table for people, or one object for machines."""
-    grids = [[(chunk.grid.t, chunk.grid.h, chunk.grid.w) for chunk in chunks] for chunks in pictures]
-    tokens = [sum(chunk.n_tokens for chunk in chunks) for chunks in pictures]
-    if as_json:
-        images = [
-            {"size_given": chunks[0].size, "size_used": chunks[0].used, "grid": grid[0] if len(grid) == 1 else grid, "tokens": n}
-            for chunks, grid, n in zip(pictures, grids, tokens, strict=True)
-        ]
-        console.print_json({"images": images, "timings": timings})
-        return
-    rows = [
-        (Path(name).name, times(*chunks[0].size), times(*chunks[0].used), " + ".join(times(*g) for g in grid), n)
-        for name, chunks, grid, n in zip(names, pictures, grids, tokens, strict=True)
+def told(media: list[list[MediaChunk]]) -> dict[str, object]:
+    """What is known of each picture and recording, for machines; a size that the backend does not tell is null."""
+    images = [
+        {"size_given": chunks[0].size, "size_used": chunks[0].used if any(chunks[0].used) else None, **counted(chunks)}
+        for chunks in media
+        if chunks[0].kind == "image"
     ]
-    console.table(None, ("image", "size given", "size used", "grid t×h×w", "tokens"), rows)
+    return {"images": images, "audio": [counted(chunks) for chunks in media if chunks[0].kind == "audio"]}
+
+
+def counted(chunks: list[MediaChunk]) -> dict[str, object]:
+    """The grid of one chunk or of each, and the rows of all."""
+    grids = [(chunk.grid.t, chunk.grid.h, chunk.grid.w) for chunk in chunks]
+    return {"grid": grids[0] if len(grids) == 1 else grids, "tokens": sum(chunk.n_tokens for chunk in chunks)}
+
+
+def report(sources: list[Source], media: list[list[MediaChunk]], timings: dict[str, float], output: Path) -> None:
+    """A table for people."""
+    rows = [
+        (
+            Path(source.url or "").name,
+            times(*chunks[0].size),
+            times(*chunks[0].used),
+            " + ".join(times(chunk.grid.t, chunk.grid.h, chunk.grid.w) for chunk in chunks),
+            sum(chunk.n_tokens for chunk in chunks),
+        )
+        for source, chunks in zip(sources, media, strict=True)
+    ]
+    console.table(None, ("file", "size given", "size used", "grid t×h×w", "tokens"), rows)
     console.out.print(" · ".join(f"{name[:-3]} {value:.0f} ms" for name, value in timings.items()) + f" → {output}")
 
 
 def times(*sides: int) -> str:
-    return "×".join(map(str, sides))
+    return "×".join(map(str, sides)) if any(sides) else "-"

@@ -15,9 +15,9 @@ from diptych.cli.flags import with_options
 from diptych.engine import Engine
 from diptych.errors import DiptychError, InputError
 from diptych.options import Options
-from diptych.types import Message, Output, Request, Sampling, Source
+from diptych.types import MediaKind, Message, Output, Request, Sampling, Source
 
-CHAT_HELP = "/image FILE adds a picture, /clear starts anew, /quit leaves"
+CHAT_HELP = "/image FILE adds a picture, /audio FILE a recording, /clear starts anew, /quit leaves"
 
 
 @with_options(*flags.TEXT, *flags.MEDIA)
@@ -31,6 +31,10 @@ def command(
     prompt: Annotated[str | None, typer.Option("-p", "--prompt", help="What to ask; without it, a chat.")] = None,
     image: Annotated[
         list[str] | None, typer.Option("--image", help="A picture (path or URL), before the text; repeatable.")
+    ] = None,
+    audio: Annotated[
+        list[str] | None,
+        typer.Option("--audio", help="A recording (WAV, MP3 or FLAC; path or URL), behind pictures; repeatable."),
     ] = None,
     system: Annotated[str | None, typer.Option("-sys", "--system", help="A system message.")] = None,
     max_tokens: flags.MaxTokens = -1,
@@ -54,8 +58,8 @@ def command(
     """Ask a model about pictures, once or in a chat.
 
     The model is a deployment (`diptych run reader`), the two halves (`-m text.gguf --mmproj mmproj.gguf`), or a
-    repository of the Hugging Face hub (`-hf USER/REPO`). Pictures stand before the text of the turn. Without -p it is a
-    chat: /image FILE, /clear, /quit.
+    repository of the Hugging Face hub (`-hf USER/REPO`). Pictures and recordings stand before the text of the turn.
+    Without -p it is a chat: /image FILE, /audio FILE, /clear, /quit.
     """
     if as_json and prompt is None:
         raise InputError("--json gives one answer, and there is no question; add -p TEXT")
@@ -68,7 +72,11 @@ def command(
         )  # fmt: skip
         chat = Chat(engine, wanted, None if max_tokens < 0 else max_tokens, tuple(stop or ()), options, system)
         for path in image or ():
-            chat.add_image(path)
+            chat.add("image", path)
+        for path in audio or ():
+            chat.add("audio", path)
+        if options.media_backend == "auto" and engine.media_backend:
+            console.err.print(f"[dim]media backend: {engine.media_backend}[/]")
         if prompt is None:
             chat.talk()
         elif as_json:
@@ -78,7 +86,7 @@ def command(
 
 
 class Chat:
-    """A conversation: the turns so far, and the pictures waiting for the next one."""
+    """A conversation: the turns so far, and the pictures and recordings waiting for the next one."""
 
     def __init__(
         self,
@@ -92,23 +100,24 @@ class Chat:
         self.engine, self.sampling, self.max_tokens, self.stop, self.options = engine, sampling, max_tokens, stop, options
         self.first = (Message("system", (system,)),) if system else ()
         self.messages = self.first
-        self.images: tuple[Source, ...] = ()
+        self.media: tuple[Source, ...] = ()
 
-    def add_image(self, path: str) -> None:
-        self.images += (Source("image", url=path),)
+    def add(self, kind: MediaKind, path: str) -> None:
+        self.media += (Source(kind, url=path),)
 
     def answer(self, text: str, *, stream: bool) -> dict[str, object]:
         """Ask, print as it comes when `stream`, and keep both turns. Nothing is kept when it fails."""
-        messages = (*self.messages, Message("user", (*self.images, text)))
-        media = flags.media_settings(self.options)
-        request = Request(messages, self.sampling, self.max_tokens, self.stop, media)
+        messages = (*self.messages, Message("user", (*self.media, text)))
+        settings = flags.media_settings(self.options)
+        request = Request(messages, self.sampling, self.max_tokens, self.stop, settings)
         said, tokens, last = asyncio.run(self._collect(request, stream))
-        self.messages, self.images = (*messages, Message("assistant", (said,))), ()
+        self.messages, self.media = (*messages, Message("assistant", (said,))), ()
         return {
             "text": said,
             "tokens": tokens,
             "finish_reason": last.finish_reason,
             "usage": asdict(last.usage),
+            "media_backend": self.engine.media_backend,
             "timings": {"load_ms": self.engine.load_ms, **asdict(last.timings)},
         }
 
@@ -147,11 +156,11 @@ class Chat:
     def turn(self, word: str, rest: str, line: str) -> None:
         """One line of the chat: a command, or a question."""
         if word == "/clear":
-            self.messages, self.images = self.first, ()
-        elif word == "/image":
+            self.messages, self.media = self.first, ()
+        elif word in ("/image", "/audio"):
             if not Path(rest).is_file() and "://" not in rest:
-                raise InputError(f"/image {rest}: no such file; give the path of a picture")
-            self.add_image(rest)
+                raise InputError(f"{word} {rest}: no such file; give the path of one")
+            self.add("image" if word == "/image" else "audio", rest)
         elif word.startswith("/") and "/" not in word[1:] and word[1:].isalpha():
             raise InputError(f"there is no command {word}; {CHAT_HELP}")
         elif line:

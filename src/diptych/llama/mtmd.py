@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from diptych import families
 from diptych.errors import FileError, MediaError, MismatchedHalves, UnknownModel
 from diptych.families.base import Part, Rows, projector_type
 from diptych.llama.libmtmd import Limits, Mtmd, Prepared, WrongWidth
@@ -79,8 +80,9 @@ class MtmdHalf:
             text = self._stand_in = stand_in(error.n_embd, text.n_pos)
             self._mtmd = Mtmd(mmproj, text, options, limits)
         self.n_embd, self.n_pos = text.n_embd_inp, text.n_pos
-        # none for any kind: media stand where the message has them, and libmtmd writes what its model wants around
-        self.placeholders: Mapping[MediaKind, tuple[str, ...]] = dict.fromkeys(self._mtmd.kinds, ())
+        self.placeholders: Mapping[MediaKind, tuple[str, ...]] = {
+            kind: _placeholders(kind, projectors[kind]) for kind in self._mtmd.kinds
+        }
 
     def preprocess(self, media: Media, settings: MediaSettings) -> list[MediaChunk]:
         """Media → chunks, a piece each. Raises MediaError for what libmtmd cannot take, MismatchedHalves where the text
@@ -172,6 +174,15 @@ def _projectors(mmproj: Path, metadata: Mapping[str, Any]) -> dict[MediaKind, st
             "not told here; run it with llama.cpp itself"
         )
     return found
+
+
+def _placeholders(kind: MediaKind, projector: str) -> tuple[str, ...]:
+    """What chat templates print for a family that is known. For others none: media stand where the message has them, as in
+    llama.cpp."""
+    try:
+        return families.for_projector(projector, kind).placeholders.get(kind, ())
+    except UnknownModel:
+        return ()
 
 
 def _side(metadata: Mapping[str, Any], projector: str) -> int:
