@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-SPECIAL = (
-    "<unk>", "<s>", "</s>", "<|begin_of_sentence|>", "<|end_of_sentence|>", "<|IMAGE_PLACEHOLDER|>", "<|video_pad|>",
-    "<|IMAGE_START|>", "<|IMAGE_END|>",
-)  # fmt: skip
+import tiny_text
+
+NAME = "PaddleOCRVLForConditionalGeneration"
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,10 @@ class PaddleOCR:
 
 def config(shape: PaddleOCR) -> dict[str, Any]:
     """config.json in the nested style that transformers 5 writes."""
-    ids = {s: i for i, s in enumerate(SPECIAL)}
+    tokens = tiny_text.tokenizer(NAME)
+    image, video, start, end = map(
+        tokens.token_to_id, ("<|IMAGE_PLACEHOLDER|>", "<|video_pad|>", "<|IMAGE_START|>", "<|IMAGE_END|>")
+    )
     return {
         "vision_config": {
             "num_hidden_layers": shape.v_depth, "hidden_size": shape.v_embd, "num_attention_heads": shape.v_head,
@@ -50,22 +52,22 @@ def config(shape: PaddleOCR) -> dict[str, Any]:
             "patch_size": 14, "spatial_merge_size": 2,
         },
         "text_config": {
-            "vocab_size": 300, "hidden_size": shape.hidden, "num_hidden_layers": shape.n_layer,
-            "num_attention_heads": shape.n_head, "num_key_value_heads": shape.n_head_kv, "head_dim": shape.head_dim,
+            "vocab_size": tokens.get_vocab_size() + tiny_text.N_SPARE, "hidden_size": shape.hidden,
+            "num_hidden_layers": shape.n_layer, "num_attention_heads": shape.n_head,
+            "num_key_value_heads": shape.n_head_kv, "head_dim": shape.head_dim,
             "intermediate_size": shape.n_ff, "rms_norm_eps": shape.eps, "max_position_embeddings": 4096,
             "tie_word_embeddings": shape.tied, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0,
             "rope_parameters": {
                 "rope_type": "default", "type": "mrope", "mrope_section": list(shape.sections), "rope_theta": shape.rope_theta,
             },
         },
-        "image_token_id": ids["<|IMAGE_PLACEHOLDER|>"], "video_token_id": ids["<|video_pad|>"],
-        "vision_start_token_id": ids["<|IMAGE_START|>"], "vision_end_token_id": ids["<|IMAGE_END|>"],
+        "image_token_id": image, "video_token_id": video, "vision_start_token_id": start, "vision_end_token_id": end,
         "tie_word_embeddings": shape.tied,
     }  # fmt: skip
 
 
 def paddleocr(folder: Path, shape: PaddleOCR = PaddleOCR()) -> Path:
-    """Write the checkpoint: config.json, safetensors with the published names, and preprocessor_config.json."""
+    """Write the checkpoint: config.json, safetensors with the published names, the processor's settings and the tokenizer."""
     import torch
     from transformers import PaddleOCRVLConfig, PaddleOCRVLForConditionalGeneration
 
@@ -83,6 +85,8 @@ def paddleocr(folder: Path, shape: PaddleOCR = PaddleOCR()) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     model.to(getattr(torch, shape.dtype)).save_pretrained(folder)
     (folder / "preprocessor_config.json").write_text(json.dumps(processor(shape)))
+    tiny_text.write_tokenizer(folder, NAME)
+    (folder / "chat_template.jinja").write_text(chat_template("1.5"))
     return folder
 
 

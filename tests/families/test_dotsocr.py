@@ -1,7 +1,7 @@
 """dots.ocr against libmtmd on the same file, and against the blocks of transformers that its own code shares.
 
 Its code comes with the checkpoint and is no part of transformers. What transformers has is the tower of its successor,
-dots3-note, which is the same but for norms of queries and keys and layers with experts: `tower` leaves these out. The
+dots3-note, which is the same but for norms of queries and keys and layers with experts: `tiny.tower` leaves these out. The
 blocks alone are also Qwen2.5-VL's with windows and biases left out.
 """
 
@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 from check import TRANSFORMERS, Expected, Pixels, Reference, check_family, check_static, far, media, swapped
 
-import tiny as tiny_qwen2vl
 import tiny_dotsocr as tiny
 from diptych import convert, families
 from diptych.encoder.half import FamilyHalf
@@ -56,39 +55,11 @@ def mmproj(folder: Path) -> Weights:
     return convert.mmproj(convert.read_checkpoint(folder), "f32")
 
 
-def tower(folder: Path, shape: tiny.DotsOCR) -> Any:
-    """dots3-note's tower with the checkpoint's weights, no norms of queries and keys, and no experts."""
-    import torch
-    from safetensors.torch import load_file
-    from transformers.models.dots3_note.configuration_dots3_note import Dots3NoteVisionConfig
-    from transformers.models.dots3_note.modeling_dots3_note import Dots3NoteVisionModel
-
-    model = Dots3NoteVisionModel(
-        Dots3NoteVisionConfig(
-            hidden_size=shape.v_embd, num_hidden_layers=shape.v_depth, num_attention_heads=shape.v_head,
-            intermediate_size=shape.v_ff, rms_norm_eps=shape.v_eps, patch_size=14, spatial_merge_size=2,
-            adapter_in_dim=shape.v_embd, adapter_out_dim=shape.hidden, adapter_merge_size=2,
-            mlp_layer_types=["dense"] * shape.v_depth,
-        )
-    )  # fmt: skip
-    for block in model.blocks:
-        block.attn.q_norm = block.attn.k_norm = torch.nn.Identity()
-    named = {"patchifier.": "", "post_trunk_norm": "norm", "fc1": "gate_proj", "fc2": "down_proj", "fc3": "up_proj"}
-    state = {}
-    for name, value in load_file(folder / "model.safetensors").items():
-        if name.startswith("vision_tower."):
-            for theirs, ours in named.items():
-                name = name.replace(theirs, ours)
-            state[name.removeprefix("vision_tower.")] = value.float()
-    model.load_state_dict(state)
-    return model.eval()
-
-
-def transformers(folder: Path, shape: tiny.DotsOCR) -> Reference:
+def transformers(folder: Path) -> Reference:
     import torch
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-    model, processor = tower(folder, shape), Qwen2VLImageProcessorPil.from_pretrained(folder)
+    model, processor = tiny.tower(folder), Qwen2VLImageProcessorPil.from_pretrained(folder)
 
     def run(picture: Pixels) -> Expected:
         made = processor(images=[picture], return_tensors="pt", input_data_format="channels_last")
@@ -106,19 +77,19 @@ def test_the_family_holds_what_every_family_must(name: str, checkpoint: Callable
     sizes = SIZES if name == "usual" else SIZES[1:4]
     pictures = [noise(w, h, seed=i) for i, (w, h) in enumerate(sizes)]
     agreeing = [noise(w, h) for w, h in ((84, 84), (112, 168), (56, 140)) if shape.min_pixels <= w * h <= shape.max_pixels]
-    check_family(mmproj(folder), pictures, transformers(folder, shape), agreeing=agreeing)
+    check_family(mmproj(folder), pictures, transformers(folder), agreeing=agreeing)
 
 
 @pytest.mark.parity
 @pytest.mark.parametrize("name", ["usual", "wide-head"])
 def test_the_blocks_are_those_of_qwen25vl_without_windows_and_biases(name: str, checkpoint: Callable[[str], Path]) -> None:
-    """The patches' kernel, the norm behind the blocks and the merger are of `tower` here; Qwen2.5-VL has others."""
+    """The patches' kernel, the norm behind the blocks and the merger are of `tiny.tower` here; Qwen2.5-VL has others."""
     import torch
     from transformers import Qwen2_5_VLConfig
     from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTransformerPretrainedModel
 
     folder, shape = checkpoint(name), SHAPES[name]
-    around = tower(folder, shape)
+    around = tiny.tower(folder)
     vision = {
         "depth": shape.v_depth, "hidden_size": shape.v_embd, "num_heads": shape.v_head, "intermediate_size": shape.v_ff,
         "out_hidden_size": shape.hidden, "fullatt_block_indexes": list(range(shape.v_depth)),
@@ -151,7 +122,7 @@ def test_the_blocks_are_those_of_qwen25vl_without_windows_and_biases(name: str, 
 def test_two_weights_in_each_others_place_are_caught(pair: tuple[str, str], checkpoint: Callable[[str], Path]) -> None:
     folder = checkpoint("usual")
     with pytest.raises(AssertionError):
-        check_family(swapped(mmproj(folder), *pair), [noise(84, 56)], transformers(folder, SHAPES["usual"]))
+        check_family(swapped(mmproj(folder), *pair), [noise(84, 56)], transformers(folder))
 
 
 @pytest.mark.parity
@@ -169,7 +140,7 @@ def test_places_that_are_mixed_up_are_caught(
     monkeypatch.setattr(DotsOCR, name, fault)
     folder = checkpoint("usual")
     with pytest.raises(AssertionError):
-        check_family(mmproj(folder), [noise(84, 56)], transformers(folder, SHAPES["usual"]))
+        check_family(mmproj(folder), [noise(84, 56)], transformers(folder))
 
 
 @pytest.mark.parity
@@ -214,8 +185,7 @@ TURNS = {
 @pytest.mark.parametrize("lists", [True, False], ids=["the processor's template", "the tokenizer's, for text alone"])
 def test_prompts_are_what_both_published_templates_mean(lists: bool, turns: str, checkpoint: Callable[[str], Path]) -> None:
     template, (given, wanted) = tiny.chat_template(lists), TURNS[turns]
-    tokens = tiny_qwen2vl.tokenizer()
-    tokens.add_special_tokens(list(tiny.SPECIAL))
+    tokens = tiny.tokenizer()
 
     def tokenize(words: str) -> list[int]:
         return tokens.encode(words, add_special_tokens=False).ids

@@ -15,8 +15,8 @@ from check import LIBMTMD, Expected, Pixels, Reference, check_family, check_stat
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
-import tiny as tiny_qwen2vl
 import tiny_paddleocr as tiny
+import tiny_text
 from diptych import convert, families
 from diptych.encoder.half import FamilyHalf
 from diptych.errors import FileError, MediaError
@@ -252,8 +252,7 @@ def test_prompts_are_those_of_the_processor(version: str, turns: str, checkpoint
     from transformers.models.paddleocr_vl.image_processing_pil_paddleocr_vl import PaddleOCRVLImageProcessorPil
 
     folder, template = checkpoint("usual"), tiny.chat_template(version)
-    tokens = tiny_qwen2vl.tokenizer()
-    tokens.add_special_tokens(list(tiny.SPECIAL))
+    tokens = tiny_text.tokenizer(tiny.NAME)
     named = {"image_token": "<|IMAGE_PLACEHOLDER|>"}
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokens, eos_token="</s>", extra_special_tokens=named)
     processor = PaddleOCRVLProcessor(PaddleOCRVLImageProcessorPil.from_pretrained(folder), tokenizer, chat_template=template)
