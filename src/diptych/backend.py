@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from diptych import families
+from diptych.deploy import Deployment, OnnxHalf
+from diptych.encoder import foreign
 from diptych.encoder import half as encoder
 from diptych.errors import InputError, MismatchedHalves
 from diptych.families.base import MediaHalf, projector_type
@@ -27,13 +29,20 @@ class Half(Protocol):
     def n_pos(self) -> int: ...
 
 
-def open_half(mmproj: Path, options: Options, text: TextModel | None = None) -> MediaHalf:
-    """The media half of an mmproj file in the backend the options ask for; `auto` takes ours where the family is known.
+def open_half(media: Path | Deployment, options: Options, text: TextModel | None = None) -> MediaHalf:
+    """The media half of an mmproj or a deployment in the backend the options ask for; `auto` takes ours where it can.
 
-    Raises FileError, UnknownModel or EngineError when it cannot be had, MismatchedHalves when it does not fit the text
-    half.
+    A deployment's ONNX files go before its mmproj, which `mtmd` takes. Raises InputError where there is no media half for
+    the backend, FileError, UnknownModel or EngineError when it cannot be had, MismatchedHalves when it does not fit the
+    text half.
     """
-    return _OPENERS[_chosen(mmproj, options)](mmproj, options, text)
+    found = Deployment(None, media) if isinstance(media, Path) else media
+    if found.onnx and options.media_backend != "mtmd":
+        return _foreign(found.onnx, options, text)
+    if found.mmproj is None:
+        what = "the media half as ONNX files alone, and mtmd needs an mmproj" if found.onnx else "no media half"
+        raise InputError(f"the model has {what}; give an mmproj with --mmproj, or name another model")
+    return _OPENERS[_chosen(found.mmproj, options)](found.mmproj, options, text)
 
 
 def check_fit(path: Path, half: Half, text: TextModel | None) -> None:
@@ -71,6 +80,16 @@ def _known(mmproj: Path) -> bool:
     metadata = open_gguf(mmproj).metadata
     projectors = {p for family in families.all() for p in family.projectors.get("image", ())}
     return bool(metadata.get("clip.has_vision_encoder", True)) and projector_type(metadata) in projectors
+
+
+def _foreign(onnx: OnnxHalf, options: Options, text: TextModel | None) -> MediaHalf:
+    half = foreign.open_foreign(onnx, options, (lambda token: len(text.tokenize(token)) == 1) if text else None)
+    try:
+        check_fit(onnx.config, half, text)
+    except MismatchedHalves:
+        half.close()
+        raise
+    return half
 
 
 def _onnx(mmproj: Path, options: Options, text: TextModel | None) -> MediaHalf:

@@ -84,7 +84,7 @@ class Engine:
         files = _files(deployment, model, mmproj, hf)
         with ExitStack() as stack:
             text = stack.enter_context(TextModel.load(files.text_half, options))
-            half = open_half(files.mmproj, options, text) if files.mmproj else None
+            half = open_half(files, options, text) if files.mmproj or files.onnx else None
             if half:
                 stack.callback(half.close)
             out = cls(text, half, options)

@@ -84,6 +84,15 @@ def in_memory(name: str, array: NDArray[Any]) -> Tensor:
     return Tensor(name, array.shape, next(GGMLQuantizationType(t) for t, d in DTYPES.items() if d == array.dtype), lambda: array)
 
 
+def elsewhere(name: str, shape: tuple[int, ...]) -> Tensor:
+    """A tensor of which name and shape are known, and no values: reading it raises FileError."""
+
+    def read() -> NDArray[Any]:
+        raise FileError(f"the values of {name} are not here, and its model's family reads them; export the model again")
+
+    return Tensor(name, shape, GGMLQuantizationType.F32, read)
+
+
 def byte_count(shape: Sequence[int], type: GGMLQuantizationType) -> int:
     """Bytes that a shape takes in a type."""
     block: int

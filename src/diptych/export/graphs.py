@@ -1,12 +1,10 @@
-"""The media half as ONNX files that run without Diptych: one graph for pictures of any size, or one for each size.
-
-A folder gets `encoder.onnx`, or `encoder-504x504.onnx` and the like, and `encoder.data`, the weights of all of them.
-"""
+"""The graphs of a media half as ONNX files that run without Diptych: for pictures of any size, or one for each size."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,10 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from diptych import convert, families
 from diptych.errors import InputError
 from diptych.families.base import Family
-from diptych.files import check_output, whole_folder
+from diptych.families.packed import check_aspect
 from diptych.graph.graph import OPSET, Graph, Place, Stored
 from diptych.types import Media, MediaSettings, Piece
 
@@ -31,49 +28,45 @@ MAX_PIXELS = 1 << 25  # of a static graph; its tables alone would take 100 MB th
 Size = tuple[int, int]  # (width, height) in pixels
 
 
-def export(
-    source: Path, folder: Path, *, sizes: Sequence[Size] = (), force: bool = False, progress: Progress | None = None
-) -> list[Path]:
-    """Write the media half of an mmproj file or of a checkpoint's folder; weights keep their type. Returns the files.
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """A graph and the ONNX file it becomes; `size` is the (width, height) of the pictures a static one takes."""
 
-    Raises FileError and UnknownModel when there is no such half, and as `write` does.
+    name: str
+    graph: Graph
+    kind: str
+    size: Size | None = None
+
+
+def drawn(family: Family, sizes: Sequence[Size] = (), *, any_size: bool = False) -> list[Drawn]:
+    """A static graph for each size, and with `any_size` or without sizes a dynamic one for each kind of piece.
+
+    Raises InputError when a size is not one the model takes as it is.
     """
-    if source.is_dir():
-        checkpoint = convert.read_checkpoint(source)
-        family = families.for_architecture(checkpoint.architecture)(convert.mmproj(checkpoint))
-        return write(family, folder, sizes=sizes, force=force, inputs=checkpoint.files, progress=progress)
-    return write(families.open_family(source), folder, sizes=sizes, force=force, inputs=[source], progress=progress)
+    fixed = [Drawn(f"encoder-{w}x{h}.onnx", static(family, (w, h)), family.kind, (w, h)) for w, h in dict.fromkeys(sizes)]
+    if fixed and not any_size:
+        return fixed
+    kinds = family.piece_kinds
+    names = ["encoder.onnx"] if len(kinds) == 1 else [f"encoder-{kind}.onnx" for kind in kinds]
+    return fixed + [Drawn(name, dynamic(family, kind), kind) for name, kind in zip(names, kinds, strict=True)]
 
 
-def write(
-    family: Family,
-    folder: Path,
-    *,
-    sizes: Sequence[Size] = (),
-    force: bool = False,
-    inputs: Iterable[Path] = (),
-    progress: Progress | None = None,
-) -> list[Path]:
-    """Write a dynamic graph, or a static one for each size, over one file of weights. Returns the files written.
-
-    Each weight is read once and written once. Raises InputError when a size is not one the model takes as it is, and
-    OutputError when a file may not be written.
-    """
-    graphs = {f"encoder-{w}x{h}.onnx": static(family, (w, h)) for w, h in sizes} or {"encoder.onnx": dynamic(family)}
-    for name in (*graphs, DATA):
-        check_output(folder / name, force=force, inputs=inputs, parent=False)
-    stored = {name: weight for graph in graphs.values() for name, weight in graph.stored.items()}
-    with whole_folder(folder, force=force, inputs=inputs) as part:
-        places = write_data(part / DATA, stored.values(), progress)
-        for name, graph in graphs.items():
-            (part / name).write_bytes(graph.serialize(places, _metadata(family, graph)))
-    return [folder / name for name in (*graphs, DATA)]
+def stored(graphs: Iterable[Drawn]) -> list[Stored]:
+    """The weights of graphs, each once."""
+    return list({name: weight for made in graphs for name, weight in made.graph.stored.items()}.values())
 
 
-def dynamic(family: Family) -> Graph:
-    """The graph for pictures of any size, several in a run."""
+def write(family: Family, folder: Path, graphs: Sequence[Drawn], progress: Progress | None = None) -> None:
+    """Write graphs over one file of weights into a folder. Each weight is read once and written once."""
+    places = write_data(folder / DATA, stored(graphs), progress)
+    for made in graphs:
+        (folder / made.name).write_bytes(made.graph.serialize(places, _metadata(family, made.graph)))
+
+
+def dynamic(family: Family, kind: str) -> Graph:
+    """The graph for pieces of any size, several in a run."""
     graph = Graph(family.weights)
-    family.graph(graph, family.kind)
+    family.graph(graph, kind)
     return graph
 
 
@@ -116,9 +109,9 @@ def _feed(family: Family, size: Size) -> tuple[dict[str, NDArray[Any]], Piece]:
     if width % unit or height % unit:
         near = "x".join(str(max(unit, round(side / unit) * unit)) for side in size)
         raise InputError(f"--size {width}x{height}: both sides must be multiples of {unit} (patch × merge), such as {near}")
+    check_aspect(width, height)
     blank = Media("image", np.zeros((height, width, 3), np.uint8), b"")
-    settings = MediaSettings(min_pixels=width * height, max_pixels=width * height)
-    piece = family.preprocess(blank, settings)[0].pieces[0]
+    piece = family.preprocess(blank, MediaSettings(sizes=(size,)))[0].pieces[0]
     return family.feed([piece]), piece
 
 
