@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import io
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,10 @@ from asking import GREEDY, joined, outputs, png, request
 from PIL import Image
 
 import tiny
+import tiny_dotsocr
+import tiny_glm
+import tiny_paddleocr
+import tiny_qwen3
 import tiny_qwen25
 from diptych import convert
 from diptych.engine import Engine
@@ -34,28 +39,52 @@ CONVERSATIONS: dict[str, tuple[str | bytes, ...]] = {
     "the same picture twice": (png(0), "and", png(0), "the same"),
 }
 THREE = tiny.Qwen2VL(seed=1, n_layer=3, v_depth=3, n_head_kv=4, sections=(8, 4, 4), max_pixels=224 * 224, tied=True)
+QWEN3 = {
+    "qwen3vl": tiny_qwen3.Qwen3(max_pixels=224 * 224),
+    "qwen3vl, mergers out of order": tiny_qwen3.Qwen3(seed=2, side=3, deepstack=(3, 1), max_pixels=224 * 224),
+    "qwen3vl, experts": tiny_qwen3.Qwen3("Qwen3VLMoeForConditionalGeneration", seed=1, deepstack=(1,), max_pixels=224 * 224),
+    "qwen3.5": tiny_qwen3.Qwen3("Qwen3_5ForConditionalGeneration", seed=4, max_pixels=224 * 224),
+    "qwen3.5, experts": tiny_qwen3.Qwen3("Qwen3_5MoeForConditionalGeneration", seed=6, max_pixels=224 * 224),
+}
 MODELS: dict[str, Callable[[Path], Any]] = {  # what writes a checkpoint that takes pictures of up to about 224 × 224 pixels
     "qwen2vl": lambda folder: tiny.qwen2vl(folder, tiny.Qwen2VL(max_pixels=224 * 224)),
     "qwen2vl, three layers": lambda folder: tiny.qwen2vl(folder, THREE),
     "qwen25vl": lambda folder: tiny_qwen25.qwen25vl(folder, tiny_qwen25.Qwen25VL(max_pixels=224 * 224)),
     "qwen25omni": lambda folder: tiny_qwen25.thinker(folder, tiny_qwen25.Qwen25VL(seed=1, window=112, max_pixels=224 * 224)),
+    **{name: partial(tiny_qwen3.write, shape=shape) for name, shape in QWEN3.items()},
+    "glm4v": lambda folder: tiny_glm.whole(folder, "Glm4vForConditionalGeneration"),
+    "glm4v, mixture of experts": lambda folder: tiny_glm.whole(folder, "Glm4vMoeForConditionalGeneration"),
+    "glm46v, mixture of experts": lambda folder: tiny_glm.whole(folder, "Glm46VForConditionalGeneration", mixture=True),
+    "glmocr": lambda folder: tiny_glm.whole(folder, "GlmOcrForConditionalGeneration"),
+    "paddleocr": lambda folder: tiny_paddleocr.paddleocr(folder, tiny_paddleocr.PaddleOCR(max_pixels=224 * 224)),
+    "dotsocr": lambda folder: tiny_dotsocr.dotsocr(folder, tiny_dotsocr.DotsOCR(max_pixels=224 * 224)),
 }
 
 
-class Pair:
-    """One checkpoint in transformers, as the class that config.json names, and in Diptych."""
+def named(folder: Path) -> Any:
+    """The class of transformers that config.json names."""
+    import transformers
 
-    def __init__(self, folder: Path, write: Callable[[Path], Any], load: Callable[[Path], Engine]) -> None:
+    (name,) = transformers.AutoConfig.from_pretrained(folder).architectures
+    return getattr(transformers, name).from_pretrained(folder, dtype="float32").eval()
+
+
+REFERENCES: dict[str, Callable[[Path], Any]] = {"dotsocr": tiny_dotsocr.model}  # where transformers has no such class
+
+
+class Pair:
+    """One checkpoint in transformers and in Diptych."""
+
+    def __init__(self, folder: Path, name: str, load: Callable[[Path], Engine]) -> None:
         import torch
         import transformers
 
         torch.set_num_threads(1)
-        write(folder / "c")
+        MODELS[name](folder / "c")
         convert.convert(folder / "c", folder / "out", outtype="f32")
         self.tokenizer = transformers.AutoTokenizer.from_pretrained(folder / "c")
         self.processor = transformers.AutoImageProcessor.from_pretrained(folder / "c", backend="pil")
-        (name,) = transformers.AutoConfig.from_pretrained(folder / "c").architectures
-        self.torch = getattr(transformers, name).from_pretrained(folder / "c", dtype="float32").eval()
+        self.torch = REFERENCES.get(name, named)(folder / "c")
         self.engine = load(folder / "out")
 
     def inputs(self, wanted: Request) -> dict[str, Any]:
@@ -97,7 +126,7 @@ class Pair:
 
 @pytest.fixture(scope="module", params=MODELS)
 def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    made = Pair(tmp_path_factory.mktemp("pair"), MODELS[request.param], lambda folder: Engine.load(folder, options=tiny.EXACT))
+    made = Pair(tmp_path_factory.mktemp("pair"), request.param, lambda folder: Engine.load(folder, options=tiny.EXACT))
     yield made
     made.engine.close()
 

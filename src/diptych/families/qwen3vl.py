@@ -85,7 +85,7 @@ class Qwen3VL(Packed):
 
         Raises FileError when the checkpoint's tower is not one that Qwen3-VL's code would build, or the second is missing.
         """
-        vision, layers = _tower(config), _deepstack(config)
+        vision, layers = config["vision_config"], _deepstack(config)
         check_tower(vision, "Qwen3-VL", hidden_act="gelu_pytorch_tanh", temporal_patch_size=2, in_channels=3)
         if not processor:
             raise FileError("the checkpoint has no preprocessor_config.json, which says how pictures are prepared; download it")
@@ -173,14 +173,6 @@ def _axis(n: int, side: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     return neighbours, np.stack([1 - (at - low), at - low], axis=1)
 
 
-def _tower(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """config.json's vision_config, which may leave out what is as in every published model."""
-    vision = config.get("vision_config")
-    if not isinstance(vision, dict):
-        raise FileError(f"config.json has {vision!r:.40} for vision_config, and an object is expected; use the model's own")
-    return vision
-
-
 def _depth(vision: Mapping[str, Any]) -> int:
     n = vision.get("depth", 27)
     if not isinstance(n, int) or not 0 < n <= MAX_LAYERS:
@@ -190,10 +182,10 @@ def _depth(vision: Mapping[str, Any]) -> int:
 
 def _deepstack(config: Mapping[str, Any]) -> tuple[int, ...]:
     """The layers that are tapped, in the order of their mergers in the checkpoint."""
-    vision = _tower(config)
     match config.get("architectures"):
         case [str(name), *_] if name.startswith("Qwen3_5"):
             return ()
+    vision = config["vision_config"]
     layers, n_layer = vision.get("deepstack_visual_indexes", DEEPSTACK), _depth(vision)
     good = isinstance(layers, list | tuple) and all(type(i) is int and 0 <= i < n_layer for i in layers)
     if not good or len(set(layers)) != len(layers):
