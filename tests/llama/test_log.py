@@ -24,6 +24,13 @@ def test_lines_that_come_in_pieces_are_joined(caplog: pytest.LogCaptureFixture) 
     ]
 
 
+def test_a_jump_of_positions_is_no_warning(caplog: pytest.LogCaptureFixture) -> None:
+    """llama.cpp remarks on it behind every picture of a model that has M-RoPE and a recurrent state."""
+    caplog.set_level(logging.DEBUG, "diptych.llama")
+    log.take(3, b"find_slot: non-consecutive token position 41 after 40 for sequence 0 with 12 new tokens\n", None)
+    assert [r.levelname for r in caplog.records] == ["DEBUG"]
+
+
 def test_an_error_that_is_watched_becomes_the_reason_and_not_a_second_line(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "diptych.llama")
     with log.watch() as errors:

@@ -11,10 +11,13 @@ import gguf
 import pytest
 
 import tiny
+import tiny_text
+from diptych import convert
 from diptych.errors import EngineError, FileError, InputError, UnknownModel
 from diptych.llama.context import Context
 from diptych.llama.model import TextModel
 from diptych.options import Options
+from diptych.weights import write_gguf
 
 
 def test_a_model_says_what_its_file_holds(text: TextModel) -> None:
@@ -30,6 +33,16 @@ def test_a_model_says_what_its_file_holds(text: TextModel) -> None:
 )
 def test_tokens_equal_the_tokenizer_library(text: TextModel, string: str) -> None:
     assert text.tokenize(string) == tiny.tokenizer().encode(string, add_special_tokens=False).ids
+
+
+@pytest.mark.parity
+def test_characters_are_composed_and_split_as_in_qwen35(tmp_path: Path) -> None:
+    name = "Qwen3_5ForConditionalGeneration"
+    folder = tiny_text.write(tmp_path / "c", tiny_text.shape(name))
+    write_gguf(tmp_path / "text.gguf", convert.text(convert.read_checkpoint(folder), "f32"))
+    with TextModel.load(tmp_path / "text.gguf") as text:
+        for string in ("cafe\u0301", "नमस्ते in 12", "the user\r\n"):
+            assert text.tokenize(string) == tiny_text.tokenizer(name).encode(string, add_special_tokens=False).ids
 
 
 def test_special_tokens_can_be_read_as_plain_text(text: TextModel) -> None:
@@ -78,6 +91,7 @@ from diptych.llama.context import Context
 from diptych.llama.model import TextModel
 from diptych.llama.sampler import Sampler
 from diptych.options import Options
+from diptych.weights import write_gguf
 from diptych.types import Sampling
 m = TextModel.load(Path({str(text.path)!r})); c = Context(m, Options(n_ctx=256)); s = Sampler(m, Sampling(grammar='root ::= "a"'))
 {left_open}

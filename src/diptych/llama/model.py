@@ -18,7 +18,7 @@ from diptych.options import Options
 from diptych.weights.split import check_parts
 
 _MAGIC = b"GGUF"
-_NFC = ("qwen2",)  # tokenizers that compose characters first, which llama.cpp leaves out
+_NFC = ("qwen2", "qwen35")  # tokenizers that compose characters first, which llama.cpp leaves out
 
 
 class TextModel(Native):
@@ -62,7 +62,9 @@ class TextModel(Native):
             pointer = lib.llama_model_load_from_file(os.fsencode(path), params)
         if not pointer:
             raise _load_error(path, log.reason(errors))
-        return cls(path, pointer)
+        model = cls(path, pointer)
+        model._check_deepstack()
+        return model
 
     def tokenize(self, text: str, parse_special: bool = True) -> list[int]:
         """Text → tokens, nothing put before or behind; special tokens in it count as such unless told otherwise."""
@@ -91,6 +93,16 @@ class TextModel(Native):
     def is_end(self, token: int) -> bool:
         """Whether a token ends the answer."""
         return bool(lib.llama_vocab_is_eog(self._vocab, token))
+
+    def _check_deepstack(self) -> None:
+        """Where rows reach the last layer, llama.cpp aborts the process: it has dropped those without logits by then."""
+        n = int(self.metadata.get(f"{self.metadata.get('general.architecture')}.n_deepstack_layers", 0))
+        if n and n >= self.n_layer:
+            self.close()
+            raise FileError(
+                f"{self.path} takes rows in {n} of its {self.n_layer} layers (deepstack), and llama.cpp needs one more layer "
+                "than that; get or convert the model again"
+            )
 
     @property
     def _vocab(self) -> int:
