@@ -10,7 +10,7 @@ import numpy as np
 import typer
 
 from diptych.backend import check_kinds, open_half
-from diptych.cli import console, flags
+from diptych.cli import console, flags, model
 from diptych.cli.flags import with_options
 from diptych.errors import InputError, OutputError
 from diptych.families.base import MediaHalf, Rows
@@ -22,8 +22,10 @@ from diptych.types import MediaChunk, Source
 
 @with_options(*(name for name in flags.MEDIA if name != "warmup"), "threads")
 def command(
-    mmproj: Annotated[Path, typer.Option("--mmproj", help="The media half, an mmproj GGUF.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="The .npz file to write.")],
+    deployment: model.Name = None,
+    mmproj: model.Mmproj = None,
+    smt_config_dir: model.Smt = None,
     image: Annotated[list[str] | None, typer.Option("--image", help="A picture (path or URL); repeatable.")] = None,
     audio: Annotated[
         list[str] | None, typer.Option("--audio", help="A recording (WAV, MP3 or FLAC; path or URL); repeatable.")
@@ -44,10 +46,11 @@ def command(
     sources = [*(Source("image", url=p) for p in image or ()), *(Source("audio", url=p) for p in audio or ())]
     if not sources:
         raise InputError("there is nothing to encode; give --image FILE or --audio FILE")
-    inputs = [mmproj, *(Path(s.url) for s in sources if s.url and "://" not in s.url)]
+    files = model.media_half(deployment, mmproj, smt_config_dir, options)
+    inputs = [*files.media_files, *(Path(s.url) for s in sources if s.url and "://" not in s.url)]
     check_output(output, force=force, inputs=inputs)
     start = time.perf_counter()
-    half = open_half(mmproj, options)
+    half = open_half(files, options)
     try:
         loaded = time.perf_counter()
         if options.media_backend == "auto":

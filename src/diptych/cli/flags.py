@@ -33,8 +33,8 @@ SPELLINGS: dict[str, tuple[str, ...]] = {
     "media_backend": ("--vision-backend", "--media-backend"),
 }
 MEDIA = (
-    "media_backend", "min_pixels", "max_pixels", "precision", "providers", "provider_options", "media_max_pixels",
-    "encode_max_patches", "warmup",
+    "media_backend", "min_pixels", "max_pixels", "precision", "providers", "provider_options", "ep_libraries",
+    "allow_absolute_paths", "media_max_pixels", "encode_max_patches", "warmup",
 )  # fmt: skip
 TEXT = (
     "n_ctx", "n_batch", "n_ubatch", "threads", "n_gpu_layers", "cache_type_k", "cache_type_v", "flash_attn", "mmap", "mlock",

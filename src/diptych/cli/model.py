@@ -11,12 +11,16 @@ import typer
 from diptych.cli import console
 from diptych.deploy import Deployment, find
 from diptych.errors import FileError, InputError
+from diptych.options import Options
 
 Name = Annotated[str | None, typer.Argument(help="A deployment: a directory, or `reader`, the shipped one.")]
 Text = Annotated[
     Path | None, typer.Option("-m", "--model", help="The text half, a GGUF; of one in parts the first, -00001-of-….")
 ]
 Mmproj = Annotated[Path | None, typer.Option("--mmproj", help="The media half, an mmproj GGUF.")]
+Smt = Annotated[
+    Path | None, typer.Option("--smt-config-dir", help="A deployment by another name of the flag; -m may go with it.")
+]
 Hf = Annotated[
     str | None,
     typer.Option(
@@ -37,20 +41,26 @@ def chosen(
     *,
     model: Path | None = None,
     mmproj: Path | None = None,
+    smt: Path | None = None,
     hf: str | None = None,
     revision: str | None = None,
     offline: bool = False,
+    absolute: bool = False,
 ) -> Deployment:
     """The deployment that the flags name in one of three ways; one of the hub is downloaded, with a progress bar.
 
-    Raises InputError when not exactly one way is taken, and FileError or OutputError as `find` and `hub.fetch` do.
+    What its configuration holds and is not used is told. Raises InputError when not exactly one way is taken, and
+    FileError or OutputError as `find` and `hub.fetch` do.
     """
     if hf is None:
         if revision is not None:
             raise InputError("--hf-revision goes with -hf USER/REPO, and there is none")
-        return find(name, model=model, mmproj=mmproj)
-    if name is not None or model is not None:
-        raise InputError(f"both -hf {hf} and {name or f'-m {model}'} name a model; name one of them")
+        found = find(name, model=model, mmproj=mmproj, smt=smt, absolute=absolute)
+        for note in found.notes:
+            _tell(note)
+        return found
+    if other := name or model or smt:
+        raise InputError(f"both -hf {hf} and {other} name a model; name one of them")
     if mmproj is not None and not mmproj.is_file():
         raise FileError(f"there is no file {mmproj}; check the path")
     from diptych.deploy import hub
@@ -58,6 +68,13 @@ def chosen(
     with console.bytes_progress(hf) as progress:
         found = hub.fetch(hf, offline=offline, revision=revision, progress=progress, tell=_tell)
     return found if mmproj is None else replace(found, mmproj=mmproj)
+
+
+def media_half(name: str | None, mmproj: Path | None, smt: Path | None, options: Options) -> Deployment:
+    """As `chosen`, where a media half is enough."""
+    if mmproj is not None and name is None and smt is None:
+        return Deployment(None, mmproj)
+    return chosen(name, mmproj=mmproj, smt=smt, absolute=options.allow_absolute_paths)
 
 
 def _tell(line: str) -> None:

@@ -25,6 +25,7 @@ def command(
     deployment: model.Name = None,
     text: model.Text = None,
     mmproj: model.Mmproj = None,
+    smt_config_dir: model.Smt = None,
     hf: model.Hf = None,
     hf_revision: model.Revision = None,
     offline: model.Offline = False,
@@ -63,7 +64,10 @@ def command(
     """
     if as_json and prompt is None:
         raise InputError("--json gives one answer, and there is no question; add -p TEXT")
-    files = model.chosen(deployment, model=text, mmproj=mmproj, hf=hf, revision=hf_revision, offline=offline)
+    files = model.chosen(
+        deployment, model=text, mmproj=mmproj, smt=smt_config_dir, hf=hf, revision=hf_revision, offline=offline,
+        absolute=options.allow_absolute_paths,
+    )  # fmt: skip
     with Engine.load(files, options=options) as engine:
         wanted = flags.sampling(
             engine.default_sampling, grammar_file, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, seed=seed,

@@ -76,6 +76,12 @@ class Deployment:
     notes: tuple[str, ...] = ()
 
     @property
+    def media_files(self) -> tuple[Path, ...]:
+        """The files of the media half that are named: an mmproj, ONNX files, and the configuration that tells of them."""
+        onnx = (self.onnx.config, *(encoder.path for encoder in self.onnx.encoders)) if self.onnx else ()
+        return (*([self.mmproj] if self.mmproj else []), *onnx)
+
+    @property
     def text_half(self) -> Path:
         """The text half. Raises FileError where there is none."""
         if self.text is None:

@@ -81,7 +81,7 @@ class Engine:
         options that cannot be met.
         """
         start, options = time.perf_counter(), options or Options()
-        files = _files(deployment, model, mmproj, hf)
+        files = _files(deployment, model, mmproj, hf, options.allow_absolute_paths)
         with ExitStack() as stack:
             text = stack.enter_context(TextModel.load(files.text_half, options))
             half = open_half(files, options, text) if files.mmproj or files.onnx else None
@@ -187,11 +187,11 @@ class Engine:
 
 
 def _files(
-    deployment: str | Path | deploy.Deployment | None, model: Path | None, mmproj: Path | None, hf: str | None
+    deployment: str | Path | deploy.Deployment | None, model: Path | None, mmproj: Path | None, hf: str | None, absolute: bool
 ) -> deploy.Deployment:
     """The files that are named in one way or another."""
     if hf is None and not isinstance(deployment, deploy.Deployment):
-        return deploy.find(deployment, model=model, mmproj=mmproj)
+        return deploy.find(deployment, model=model, mmproj=mmproj, absolute=absolute)
     if model or mmproj or (hf and deployment):
         raise InputError("a deployment, the files of its halves, and hf are three ways to name a model; name it in one")
     if isinstance(deployment, deploy.Deployment):
