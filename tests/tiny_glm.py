@@ -7,7 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-ENDS = ("<|begin_of_image|>", "<|end_of_image|>", "<|image|>", "<|video|>")
+import tiny_text
+
+CHAT_TEMPLATE = (
+    "[gMASK]<sop>{% for m in messages %}{% if m.role == 'system' %}<|system|>\n{{ m.content }}"
+    "{% elif m.role == 'user' %}<|user|>\n{% if m.content is string %}{{ m.content }}{% else %}{% for item in m.content %}"
+    "{% if item.type == 'image' or 'image' in item %}<|begin_of_image|><|image|><|end_of_image|>"
+    "{% elif item.type == 'text' %}{{ item.text }}{% endif %}{% endfor %}{% endif %}"
+    "{% elif m.role == 'assistant' %}<|assistant|>\n{{ m.content }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+)  # GLM-4.1V's own, video left out
 
 
 @dataclass(frozen=True)
@@ -76,9 +85,15 @@ def build(shape: Glm) -> Any:
 
 
 def write(folder: Path, shape: Glm = Glm()) -> Path:
-    """Write a checkpoint as `save_pretrained` does, and the picture processor's settings."""
+    """Write a checkpoint as `save_pretrained` does."""
     folder.mkdir(parents=True, exist_ok=True)
     build(shape).save_pretrained(folder)
+    write_processor(folder, shape)
+    return folder
+
+
+def write_processor(folder: Path, shape: Glm) -> None:
+    """The picture processor's settings."""
     kind = "Glm46V" if "46V" in shape.name else "Glm4v"
     settings = {
         "image_processor_type": f"{kind}ImageProcessor", "processor_class": f"{kind}Processor",
@@ -88,4 +103,16 @@ def write(folder: Path, shape: Glm = Glm()) -> Path:
         "do_resize": True, "do_rescale": True, "do_normalize": True, "do_convert_rgb": True,
     }  # fmt: skip
     (folder / "preprocessor_config.json").write_text(json.dumps(settings))
+
+
+def whole(folder: Path, architecture: str, **fields: Any) -> Path:
+    """Write a checkpoint of `tiny_text.shape` that can be asked about pictures of up to 224 × 224 pixels."""
+    shape = tiny_text.shape(architecture, **fields)
+    tiny_text.write(folder, shape)
+    write_processor(folder, Glm(architecture, max_pixels=2 * 224 * 224))
+    (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE)
+    experts = shape.mixture or "Moe" in architecture
+    ends = ["<|endoftext|>", "<|user|>", *(["<|observation|>"] if experts else [])]  # those that a GGUF names
+    ids = [tiny_text.tokenizer(architecture).token_to_id(s) for s in ends]
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": ids}))
     return folder
