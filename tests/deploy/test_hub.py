@@ -83,6 +83,13 @@ def test_other_tools_need_no_second_download(hub: Hub, repo: Repo) -> None:
     assert hub.sent == sent
 
 
+def test_the_branch_that_another_tool_knows_stays_where_it_is(repo: Repo) -> None:
+    theirs = hf_hub_download(NAME, "README.md", cache_dir=cache())
+    repo.commit({**FILES, "README.md": b"changed"})
+    ours.fetch(NAME)
+    assert try_to_load_from_cache(NAME, "README.md", cache_dir=cache()) == theirs
+
+
 def test_what_was_fetched_is_recorded_with_its_commit(repo: Repo) -> None:
     ours.fetch(f"{NAME}:q8_0")
     (found,) = ours.listed()

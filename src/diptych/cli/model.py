@@ -49,16 +49,12 @@ def chosen(
 ) -> Deployment:
     """The deployment that the flags name in one of three ways; one of the hub is downloaded, with a progress bar.
 
-    What its configuration holds and is not used is told. Raises InputError when not exactly one way is taken, and
-    FileError or OutputError as `find` and `hub.fetch` do.
+    Raises InputError when not exactly one way is taken, and FileError or OutputError as `find` and `hub.fetch` do.
     """
     if hf is None:
         if revision is not None:
             raise InputError("--hf-revision goes with -hf USER/REPO, and there is none")
-        found = find(name, model=model, mmproj=mmproj, smt=smt, absolute=absolute)
-        for note in found.notes:
-            _tell(note)
-        return found
+        return _noted(find(name, model=model, mmproj=mmproj, smt=smt, absolute=absolute))
     if other := name or model or smt:
         raise InputError(f"both -hf {hf} and {other} name a model; name one of them")
     if mmproj is not None and not mmproj.is_file():
@@ -67,7 +63,7 @@ def chosen(
 
     with console.bytes_progress(hf) as progress:
         found = hub.fetch(hf, offline=offline, revision=revision, progress=progress, tell=_tell)
-    return found if mmproj is None else replace(found, mmproj=mmproj)
+    return _noted(found if mmproj is None else replace(found, mmproj=mmproj, onnx=None))
 
 
 def media_half(name: str | None, mmproj: Path | None, smt: Path | None, options: Options) -> Deployment:
@@ -75,6 +71,13 @@ def media_half(name: str | None, mmproj: Path | None, smt: Path | None, options:
     if mmproj is not None and name is None and smt is None:
         return Deployment(None, mmproj)
     return chosen(name, mmproj=mmproj, smt=smt, absolute=options.allow_absolute_paths)
+
+
+def _noted(found: Deployment) -> Deployment:
+    """Tell what a deployment's configuration holds and is not used."""
+    for note in found.notes:
+        _tell(note)
+    return found
 
 
 def _tell(line: str) -> None:

@@ -15,7 +15,9 @@ from diptych.deploy.record import Download, File, listed
 from diptych.errors import FileError
 
 MAIN = "main"  # the branch that a repository's users get
-_BOUND = re.compile(r'"text_model"\s*:\s*\{[^}]*?"model_path"\s*:\s*"([^"]+)"')  # config.json may have comments, so no JSON
+# What a config.json of a deployment has and a checkpoint's has not. It may have comments, so that it is not read as JSON.
+_BINDS = re.compile(r'"(?:text|vision|audio)_model"\s*:\s*\{.*?"\w+_path"\s*:', re.DOTALL)
+_TEXT = re.compile(r'"text_model"\s*:\s*\{[^}]*?"model_path"\s*:\s*"([^"]+)"')
 _NOT_OURS = (".safetensors", ".bin", ".pt", ".pth")  # weights in a deployment that only other tools read
 
 
@@ -77,7 +79,7 @@ def cached(asked: Asked) -> Deployment:
     if not any(name.endswith(".gguf") for name in names):
         raise FileError(f"{asked.name} is not in {asked.cache}, and this is offline; run it once without --offline")
     config = (snapshot / "config.json").read_text(errors="replace") if "config.json" in names else ""
-    if _BOUND.search(config):
+    if _BINDS.search(config):
         return find(snapshot)
     try:
         choice = pick(asked.repo, names, asked.tag)
@@ -113,11 +115,11 @@ def planned(asked: Asked, contents: Contents) -> Download:
 
 def _chosen(asked: Asked, contents: Contents) -> tuple[str, str | None, str | None, tuple[str, ...]]:
     """(quantisation, text half, media half, all files to bring); no halves for a repository that is a deployment."""
-    bound = _BOUND.search(contents.config)
-    if not bound:
+    if not _BINDS.search(contents.config):
         choice = pick(asked.repo, contents.files, asked.tag)
         return choice.quant, choice.text[0], choice.mmproj, choice.files
-    quant = quant_of(bound[1])
-    if asked.tag and quant and asked.tag not in (quant, bound[1]):
-        raise FileError(f"{asked.repo} is a deployment, and its text half is {bound[1]}; leave :{asked.tag} away")
+    text = _TEXT.search(contents.config)
+    quant = quant_of(text[1]) if text else ""
+    if text and quant and asked.tag not in ("", quant, text[1]):
+        raise FileError(f"{asked.repo} is a deployment, and its text half is {text[1]}; leave :{asked.tag} away")
     return quant, None, None, tuple(n for n in contents.files if not n.startswith(".") and not n.endswith(_NOT_OURS))
