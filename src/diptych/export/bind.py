@@ -2,35 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from diptych.deploy.config import FORMAT
-from diptych.errors import FileError
+from diptych.deploy.hashes import FileInfo
 from diptych.export.graphs import Drawn
 from diptych.families.base import Family
 from diptych.graph.graph import OPSET
-from diptych.weights import Progress
 
-_BLOCK = 1 << 22
 _FLAT = re.compile(r"\[\s+([^\[\]{}]*?)\s+\]")  # an array of numbers or names, which json breaks into a line each
 _PACKAGES = ("diptych", "llama-cpp-python", "onnxruntime")
-
-
-@dataclass(frozen=True)
-class FileInfo:
-    """What a file of a deployment is known by."""
-
-    bytes: int
-    sha256: str
 
 
 def config_text(family: Family, architecture: str, text: str | None, made: Sequence[Drawn], files: Mapping[str, FileInfo]) -> str:
@@ -54,20 +42,6 @@ def config_text(family: Family, architecture: str, text: str | None, made: Seque
         },
     }  # fmt: skip
     return _FLAT.sub(lambda m: f"[{' '.join(m[1].split())}]", json.dumps(config, indent=2)) + "\n"
-
-
-def hashed(path: Path, progress: Progress | None = None) -> str:
-    """The SHA-256 of a file, in hexadecimal. Raises FileError when it cannot be read."""
-    digest, size = hashlib.sha256(), path.stat().st_size
-    try:
-        with path.open("rb") as file:
-            while block := file.read(_BLOCK):
-                digest.update(block)
-                if progress:
-                    progress(file.tell(), size)
-    except OSError as error:
-        raise FileError(f"cannot read {path}: {error.strerror}") from error
-    return digest.hexdigest()
 
 
 def _vision(family: Family, made: Sequence[Drawn], files: Mapping[str, FileInfo]) -> dict[str, Any]:

@@ -12,10 +12,11 @@ from pathlib import Path
 from diptych import convert, families
 from diptych.deploy.check import check_pair
 from diptych.deploy.find import find
+from diptych.deploy.hashes import FileInfo, hashed
 from diptych.deploy.text import text_facts
 from diptych.errors import InputError
 from diptych.export import graphs
-from diptych.export.bind import FileInfo, config_text, hashed
+from diptych.export.bind import config_text
 from diptych.export.graphs import DATA, Size
 from diptych.families.base import Family
 from diptych.files import check_output, whole_folder
