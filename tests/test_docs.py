@@ -15,6 +15,8 @@ from PIL import Image
 
 import pictures
 import tiny
+from deploy.hub_stand_in import serving, settle
+from diptych import reader
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -44,6 +46,18 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     Image.fromarray(pictures.printed("TOTAL: $12.50", 360, 90)).save(folder / "docs" / "receipt.png")
     (folder / "settings.yaml").write_text("n_ctx: 2048\n")
     return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A hub on loopback with the repository that the pages name; the reader stands in for its model."""
+    text, mmproj = reader.FOLDER / "text.gguf", reader.FOLDER / "mmproj.gguf"
+    stem = "Qwen2-VL-2B-Instruct"
+    files = {f"{stem}-Q4_K_M.gguf": text, f"{stem}-Q8_0.gguf": text, f"mmproj-{stem}-f16.gguf": mmproj}
+    with serving() as hub, pytest.MonkeyPatch.context() as patch:
+        settle(patch, hub, tmp_path_factory.mktemp("hub"))
+        hub.repo("ggml-org/Qwen2-VL-2B-Instruct-GGUF", files)
+        yield
 
 
 def run(command: list[str], place: Path, variables: dict[str, str]) -> subprocess.CompletedProcess[str]:
