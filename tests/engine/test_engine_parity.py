@@ -49,8 +49,8 @@ QWEN3 = {
 MODELS: dict[str, Callable[[Path], Any]] = {  # what writes a checkpoint that takes pictures of up to about 224 × 224 pixels
     "qwen2vl": lambda folder: tiny.qwen2vl(folder, tiny.Qwen2VL(max_pixels=224 * 224)),
     "qwen2vl, three layers": lambda folder: tiny.qwen2vl(folder, THREE),
-    "qwen25vl": lambda folder: tiny_qwen25.qwen25vl(folder, tiny_qwen25.Qwen25VL(max_pixels=224 * 224)),
-    "qwen25omni": lambda folder: tiny_qwen25.thinker(folder, tiny_qwen25.Qwen25VL(seed=1, window=112, max_pixels=224 * 224)),
+    "qwen25vl": lambda folder: tiny_qwen25.qwen25vl(folder, tiny_qwen25.Qwen25VL(seed=4, max_pixels=224 * 224)),
+    "qwen25omni": lambda folder: tiny_qwen25.thinker(folder, tiny_qwen25.Qwen25VL(seed=6, window=112, max_pixels=224 * 224)),
     **{name: partial(tiny_qwen3.write, shape=shape) for name, shape in QWEN3.items()},
     "glm4v": lambda folder: tiny_glm.whole(folder, "Glm4vForConditionalGeneration"),
     "glm4v, mixture of experts": lambda folder: tiny_glm.whole(folder, "Glm4vMoeForConditionalGeneration"),
