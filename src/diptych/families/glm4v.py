@@ -6,16 +6,16 @@ positions and no norm before the blocks.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from diptych.errors import FileError
+from diptych.families import lattice
 from diptych.families.base import Table
+from diptych.families.lattice import POSITIONS
 from diptych.families.packed import MERGE, Packed, Size, check_tower, fit, processed
 from diptych.graph import nn
 from diptych.types import MediaKind
@@ -33,7 +33,6 @@ TOWER = {"hidden_size": 1536, "num_heads": 12, "out_hidden_size": 4096, "interme
 OCR_TOWER = {"hidden_size": 1024, "num_heads": 16, "out_hidden_size": 1536, "intermediate_size": 4096, "attention_bias": True}
 
 AXES = {"down": "line", "across": "column"}  # the graph's inputs that say where a patch stands on the table of positions
-POSITIONS = "v.position_embd.weight"
 OF_OTHERS = {
     "visual.post_conv_layernorm.weight": "v.norm_embd.weight",
     "visual.embeddings.position_embedding.weight": POSITIONS,
@@ -136,10 +135,10 @@ class Glm4v(Packed):
         if self._of_ocr:
             return super().tables(grid)
         _, h, w = grid
-        down, across = cubic(h, self._side)[:, None], cubic(w, self._side)[None]
-        shape = (h, w, self._side)
-        lattices = {"down": np.broadcast_to(down, shape), "across": np.broadcast_to(across, shape)}
-        return {**super().tables(grid), **{name: self.in_merge_order(lattice) for name, lattice in lattices.items()}}
+        side = lattice.side_of(self.weights)
+        down, across = cubic(h, side)[:, None], cubic(w, side)[None]
+        shares = {"down": np.broadcast_to(down, (h, w, side)), "across": np.broadcast_to(across, (h, w, side))}
+        return {**super().tables(grid), **{name: self.in_merge_order(share) for name, share in shares.items()}}
 
     def graph(self, g: Graph, kind: str) -> None:
         """patches (n_patch, 3 · 2 · 14 · 14), what `tables` gives, spans (n, 2) → (n_token, n_embd)."""
@@ -161,7 +160,8 @@ class Glm4v(Packed):
         """Embedded patches, normalised and each with its learned position; in GLM-OCR as they are."""
         if self._of_ocr:
             return x
-        down, across = (g.input(name, ("n_patch", self._side)) for name in AXES)
+        side = lattice.side_of(self.weights)
+        down, across = (g.input(name, ("n_patch", side)) for name in AXES)
         with g.scope("positions"):
             return g.Add(nn.rms_norm(g, x, "v.norm_embd", self.hp.eps), nn.resampled(g, g.weight(POSITIONS), down, across))
 
@@ -179,16 +179,6 @@ class Glm4v(Packed):
     def _of_ocr(self) -> bool:
         """Whether the file is of GLM-OCR. The projector type does not tell, the norms of queries do."""
         return "v.blk.0.attn_q_norm.weight" in self.weights.tensors
-
-    @cached_property
-    def _side(self) -> int:
-        """The table of positions is a square of as many lines and columns."""
-        table = self.weights.tensors.get(POSITIONS)
-        n = table.shape[0] if table else 0
-        side = math.isqrt(n)
-        if n == 0 or side**2 != n:
-            raise FileError(f"the mmproj's {POSITIONS} has {n} rows, and a square number is expected; convert the model again")
-        return side
 
 
 def cubic(n: int, side: int) -> NDArray[np.float32]:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from diptych.errors import FileError
+from diptych.families import lattice
 from diptych.families.base import Table
+from diptych.families.lattice import POSITIONS, Taps
 from diptych.families.packed import MERGE, Packed, Size, check_aspect, check_tower, fit, processed
 from diptych.graph import nn
 from diptych.types import MediaKind
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
 
 LIMITS = 384 * 384, 1536 * 1536  # pixels, the defaults of PaddleOCRVLImageProcessor
 PROJECTOR_EPS = 1e-5  # a constant of the model's code
-POSITIONS = "v.position_embd.weight"  # a square table, row by row
-N_TAPS = 4  # rows of the table that a position lies between
 
 
 class PaddleOCR(Packed):
@@ -103,14 +102,13 @@ class PaddleOCR(Packed):
 
     def tables(self, grid: tuple[int, ...]) -> dict[str, NDArray[Any]]:
         """The angles, and of the position table the four rows about a patch, `taps`, and the `shares` they have."""
-        taps, shares = between(grid[1:], self._side)
+        taps, shares = between(grid[1:], lattice.side_of(self.weights))
         return {**super().tables(grid), "taps": self.in_merge_order(taps), "shares": self.in_merge_order(shares)}
 
     def graph(self, g: Graph, kind: str) -> None:
         """patches (n_patch, 3 · 14 · 14), cos and sin, taps and shares (n_patch, 4), spans → (n_token, n_embd)."""
         inputs, eps = self.inputs(g), self.hp.eps
-        taps, shares = g.input("taps", ("n_patch", N_TAPS), np.int64), g.input("shares", ("n_patch", N_TAPS))
-        x = g.Add(self.embedded(g, inputs), nn.interpolated(g, g.weight(POSITIONS), taps, shares))
+        x = lattice.placed(g, self.weights, self.embedded(g, inputs))
         for i in range(self.hp.n_layer):
             name = f"v.blk.{i}"
             x = g.Add(x, self.attention(g, nn.layer_norm(g, x, f"{name}.ln1", eps), name, inputs))
@@ -130,16 +128,6 @@ class PaddleOCR(Packed):
             "shares": "how much of each tap a patch takes, by how near its centre is to the tap's (bilinear)",
         }
 
-    @property
-    def _side(self) -> int:
-        """Rows and columns of the position table. Raises FileError when the file has none, or one that is not square."""
-        table = self.weights.tensors.get(POSITIONS)
-        n = table.shape[0] if table and table.shape else 0
-        side = math.isqrt(n)
-        if not n or side**2 != n:
-            raise FileError(f"the file has {n} rows in {POSITIONS}, and a square number is expected; convert the model again")
-        return side
-
 
 def at_least(width: int, height: int, side: int) -> Size:
     """(width, height) with both sides `side` at least, stretched as `smart_resize` of PaddleOCR-VL does: height first.
@@ -153,20 +141,11 @@ def at_least(width: int, height: int, side: int) -> Size:
     return width, height
 
 
-def between(grid: tuple[int, ...], side: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+def between(grid: tuple[int, ...], side: int) -> Taps:
     """(h, w, 4) rows of a table (side · side, …) and their shares, for h × w places spread over it edge to edge.
 
-    The first of 2 places over a table of side 4 has its centre at 0.5, half between 0 and 1.
+    The first of 2 places over a table of side 4 has its centre at 0.5, half between 0 and 1. In float32, as in transformers.
     """
-    (rows, y), (columns, x) = (_axis(n, side) for n in grid)
-    taps = rows[:, None, :, None] * side + columns[None, :, None, :]  # (h, w, 2, 2)
-    shares = y[:, None, :, None] * x[None, :, None, :]
-    return taps.reshape(*grid, N_TAPS), shares.reshape(*grid, N_TAPS)
-
-
-def _axis(n: int, side: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """(n, 2) neighbours on a line of `side`, the same twice beyond an end, and their shares, in float32 as in transformers."""
-    at = (np.arange(n, dtype=np.float32) + np.float32(0.5)) * np.float32(side) / np.float32(n) - np.float32(0.5)
-    low = np.floor(at)
-    neighbours = np.clip(np.stack([low, low + 1], axis=1), 0, side - 1).astype(np.int64)
-    return neighbours, np.stack([1 - (at - low), at - low], axis=1)
+    half = np.float32(0.5)
+    down, across = ((np.arange(n, dtype=np.float32) + half) * np.float32(side) / np.float32(n) - half for n in grid)
+    return lattice.between(down, across, side)

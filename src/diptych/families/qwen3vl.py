@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diptych.errors import FileError
-from diptych.families import qwen2vl
+from diptych.families import lattice, qwen2vl
 from diptych.families.base import Table
+from diptych.families.lattice import POSITIONS, Taps
 from diptych.families.packed import MERGE, Packed, check_tower, processed
 from diptych.graph import nn
 from diptych.types import MediaKind
@@ -24,8 +25,6 @@ LIMITS = 256 * 256, 4096 * 4096  # pixels, those of every published preprocessor
 EPS = 1e-6  # a constant of the model's code; config.json's rms_norm_eps is the text half's
 DEEPSTACK = (8, 16, 24)  # Qwen3-VL's default; Qwen3.5 has none
 MAX_LAYERS = 512  # llama.cpp's
-POSITIONS = "v.position_embd.weight"  # a square table, row by row
-N_TAPS = 4  # rows of the table that a position lies between
 
 
 class Qwen3VL(Packed):
@@ -46,7 +45,7 @@ class Qwen3VL(Packed):
     tensors: ClassVar[Table] = {
         "visual.patch_embed.proj.weight": ("v.patch_embd.weight", "v.patch_embd.weight.1"),
         "visual.patch_embed.proj.bias": "v.patch_embd.bias",
-        "visual.pos_embed.weight": "v.position_embd.weight",
+        "visual.pos_embed.weight": POSITIONS,
         "visual.blocks.{i}.norm1.weight": "v.blk.{i}.ln1.weight",
         "visual.blocks.{i}.norm1.bias": "v.blk.{i}.ln1.bias",
         "visual.blocks.{i}.attn.qkv.weight": "v.blk.{i}.attn_qkv.weight",
@@ -120,16 +119,13 @@ class Qwen3VL(Packed):
 
     def tables(self, grid: tuple[int, ...]) -> dict[str, NDArray[Any]]:
         """The angles, and of the position table the four rows about a patch, `taps`, and the `shares` they have."""
-        if POSITIONS not in self.weights.tensors:
-            raise FileError(f"the file has no tensor {POSITIONS}, which its encoder needs; convert the model again")
-        taps, shares = between(grid[1:], math.isqrt(self.weights.tensors[POSITIONS].shape[0]))
+        taps, shares = between(grid[1:], lattice.side_of(self.weights))
         return {**super().tables(grid), "taps": self.in_merge_order(taps), "shares": self.in_merge_order(shares)}
 
     def graph(self, g: Graph, kind: str) -> None:
         """patches (n_patch, 3 · 2 · 16 · 16), cos, sin, taps, shares, spans → (n_token, n_embd · (1 + deepstack))."""
         inputs = self.inputs(g)
-        taps, shares = g.input("taps", ("n_patch", N_TAPS), np.int64), g.input("shares", ("n_patch", N_TAPS))
-        x = g.Add(self.embedded(g, inputs), nn.interpolated(g, g.weight(POSITIONS), taps, shares))
+        x = lattice.placed(g, self.weights, self.embedded(g, inputs))
         layers: list[Value] = []
         for i in range(self.hp.n_layer):
             name = f"v.blk.{i}"
@@ -154,23 +150,13 @@ class Qwen3VL(Packed):
         }
 
 
-def between(grid: tuple[int, ...], side: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+def between(grid: tuple[int, ...], side: int) -> Taps:
     """(h, w, 4) rows of a table (side · side, …) and their shares, for h × w places from its first corner to its last.
 
-    The middle one of 3 places over a table of side 4 lies at 1.5, half between 1 and 2.
+    The middle one of 3 places over a table of side 4 lies at 1.5, half between 1 and 2. In float32, as in transformers.
     """
-    (rows, y), (columns, x) = (_axis(n, side) for n in grid)
-    taps = rows[:, None, :, None] * side + columns[None, :, None, :]  # (h, w, 2, 2)
-    shares = y[:, None, :, None] * x[None, :, None, :]
-    return taps.reshape(*grid, N_TAPS), shares.reshape(*grid, N_TAPS)
-
-
-def _axis(n: int, side: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """(n, 2) neighbours on a line of `side`, and their shares, in float32 as transformers has them."""
-    at = np.arange(n, dtype=np.float32) * np.float32(side - 1) / np.float32(max(n - 1, 1))
-    low = np.floor(at)
-    neighbours = np.stack([low, np.minimum(low + 1, side - 1)], axis=1).astype(np.int64)
-    return neighbours, np.stack([1 - (at - low), at - low], axis=1)
+    down, across = (np.arange(n, dtype=np.float32) * np.float32(side - 1) / np.float32(max(n - 1, 1)) for n in grid)
+    return lattice.between(down, across, side)
 
 
 def _depth(vision: Mapping[str, Any]) -> int:
