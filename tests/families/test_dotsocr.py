@@ -274,6 +274,13 @@ def test_names_are_those_of_the_gguf_package(checkpoint: Callable[[str], Path]) 
     assert set(mmproj(checkpoint("three-layers")).tensors) == theirs
 
 
+def test_the_text_half_knows_what_ends_an_answer(checkpoint: Callable[[str], Path]) -> None:
+    """llama.cpp's converter leaves it out, and its answers end with the token's text."""
+    text = convert.text(convert.read_checkpoint(checkpoint("usual")))
+    assert text.metadata["tokenizer.ggml.eot_token_id"] == tiny.tokenizer().token_to_id("<|endofassistant|>")
+    assert text.metadata["general.architecture"] == "qwen2"
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [("use_bias", True), ("post_norm", False), ("temporal_patch_size", 2), ("num_channels", 1), ("is_causal", True)],
