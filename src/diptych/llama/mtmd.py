@@ -8,37 +8,20 @@ import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from diptych import families
-from diptych.errors import FileError, MediaError, MismatchedHalves, UnknownModel
-from diptych.families.base import Part, Rows, projector_type
+from diptych.errors import MediaError, MismatchedHalves, UnknownModel
+from diptych.families.base import Part, Rows
+from diptych.llama import mmproj
 from diptych.llama.libmtmd import Limits, Mtmd, Prepared, WrongWidth
 from diptych.llama.model import TextModel
 from diptych.llama.stand_in import stand_in
 from diptych.options import Options
 from diptych.positions import Positions, linear
 from diptych.types import Grid, Media, MediaChunk, MediaKind, MediaSettings, Piece, TextChunk
-from diptych.weights import open_gguf
 
 log = logging.getLogger(__name__)
 
-# Projectors whose text halves have M-RoPE (the text architectures that conversion pairs them with).
-_MROPE = frozenset(
-    (
-        "qwen2vl_merger", "qwen2.5vl_merger", "qwen2.5o", "qwen3vl_merger", "qwen3a", "ling3vl", "glm4v", "paddleocr",
-        "hunyuanvl",
-    )
-)  # fmt: skip
-# Projectors whose pictures have as many rows as their size asks for, and the patches a side that are merged into a row
-# where the file does not say (clip.cpp, set_limit_image_tokens and what stands before its calls).
-_LIMITED = {
-    "idefics3": 1, "lfm2": 1, "pixtral": 1, "lightonocr": 1, "kimivl": 1, "kimik25": 1, "gemma4v": 3, "gemma4uv": 3,
-    "qwen2vl_merger": 2, "qwen2.5vl_merger": 2, "qwen2.5o": 2, "qwen3vl_merger": 2, "ling3vl": 2, "minimax_m3": 2,
-    "muse-glimmer": 2, "youtuvl": 2, "glm4v": 2, "glm5v": 2, "hunyuanvl": 2,
-}  # fmt: skip
-# Its pictures begin with as many rows of padding as their place in the prompt asks for, and they are prepared alone here.
-_PLACED = ("deepseek4v",)
 # Its fourth plane counts the pictures of one call, and each is prepared in its own here.
 _NUMBERED = "hunyuanvl"
 
@@ -56,32 +39,28 @@ class MtmdHalf:
 
     backend = "mtmd"
 
-    def __init__(self, mmproj: Path, options: Options, text: TextModel | None = None) -> None:
+    def __init__(self, path: Path, options: Options, text: TextModel | None = None) -> None:
         """Load an mmproj file for a text half; where there is none, for a stand-in that is made here.
 
         Raises FileError when it is damaged or no mmproj, UnknownModel when libmtmd cannot run it, MismatchedHalves when
         its rows are of another width than the text half takes, InputError when the limits of the options exclude each other.
         """
-        metadata = open_gguf(mmproj).metadata
-        projectors = _projectors(mmproj, metadata)
-        self._projector = next(iter(projectors.values()))
-        self._options, self._side = options, _side(metadata, self._projector)
+        self._options, self._mmproj = options, mmproj.read(path)
         limits = self._limits()
         self._stand_in = None
         if text is None:
-            n_pos = 4 if _MROPE.intersection(projectors.values()) else 1
-            text = self._stand_in = stand_in(_width(metadata), n_pos)
+            text = self._stand_in = stand_in(self._mmproj.n_embd, self._mmproj.n_pos)
         try:
-            self._mtmd = Mtmd(mmproj, text, options, limits)
+            self._mtmd = Mtmd(path, text, options, limits)
         except WrongWidth as error:
             if self._stand_in is None:
                 raise
             self._stand_in.close()
             text = self._stand_in = stand_in(error.n_embd, text.n_pos)
-            self._mtmd = Mtmd(mmproj, text, options, limits)
+            self._mtmd = Mtmd(path, text, options, limits)
         self.n_embd, self.n_pos = text.n_embd_inp, text.n_pos
         self.placeholders: Mapping[MediaKind, tuple[str, ...]] = {
-            kind: _placeholders(kind, projectors[kind]) for kind in self._mtmd.kinds
+            kind: _placeholders(kind, self._mmproj.projectors[kind]) for kind in self._mtmd.kinds
         }
 
     def preprocess(self, media: Media, settings: MediaSettings) -> list[MediaChunk]:
@@ -94,7 +73,7 @@ class MtmdHalf:
         prepared = self._mtmd.picture(media.data) if media.kind == "image" else self._mtmd.sound(media.data)
         if any(token < 0 for i in range(len(prepared)) for token in prepared.tokens(i)):
             raise MismatchedHalves(
-                f"the text half has no token for what the projector {self._projector!r} sets around media; "
+                f"the text half has no token for what the projector {self._mmproj.projector!r} sets around media; "
                 "load the one that the mmproj was made with"
             )
         return [self._chunk(media, prepared, i) for i in range(len(prepared)) if prepared.kind(i)]
@@ -125,7 +104,7 @@ class MtmdHalf:
         if self.n_pos == 1:
             return linear(chunk, start)
         planes, end = _piece(chunk).prepared.positions(_piece(chunk).at, start)
-        if self._projector == _NUMBERED:
+        if self._mmproj.projector == _NUMBERED:
             planes[3, 1:-1] = chunk.ordinal
         return planes, end
 
@@ -145,35 +124,19 @@ class MtmdHalf:
         piece = MtmdPiece(media.kind, {}, (n,), key, prepared, i)
         if media.kind == "audio":
             return MediaChunk("audio", n, Grid(n, 1, 1), key, (piece,))
-        size = media.data.shape[1], media.data.shape[0]
-        used = (w * self._side, h * self._side) if self.n_pos == 4 and self._projector in _LIMITED else (0, 0)
+        size, side = (media.data.shape[1], media.data.shape[0]), self._mmproj.side
+        used = (w * side, h * side) if self.n_pos == 4 and self._mmproj.limited else (0, 0)
         return MediaChunk("image", n, Grid(1, h, w), key, (piece,), size, used)
 
     def _limits(self) -> Limits:
         """The options' pixels as rows."""
         least, most = self._options.min_pixels, self._options.max_pixels
-        if (least or most) and self._projector not in _LIMITED:
+        if (least or most) and not self._mmproj.limited:
             log.warning(
-                "libmtmd has no limits of size for the projector %s; min_pixels and max_pixels do nothing", self._projector
+                "libmtmd has no limits of size for the projector %s; min_pixels and max_pixels do nothing", self._mmproj.projector
             )
-        area = self._side**2
+        area = self._mmproj.side**2
         return Limits(math.ceil(least / area) if least else None, max(1, most // area) if most else None)
-
-
-def _projectors(mmproj: Path, metadata: Mapping[str, Any]) -> dict[MediaKind, str]:
-    """The projectors of a file by what they are for. Raises FileError where it has none, UnknownModel for one that cannot be
-    run."""
-    towers: tuple[tuple[MediaKind, str], ...] = (("image", "clip.has_vision_encoder"), ("audio", "clip.has_audio_encoder"))
-    found = {kind: projector_type(metadata, kind) or "" for kind, key in towers if metadata.get(key)}
-    if not found:
-        holds = metadata.get("general.architecture", "nothing known")
-        raise FileError(f"{mmproj} has no encoder of pictures or sound (it holds {holds!r}); name an mmproj file")
-    if unfit := [p for p in found.values() if p in _PLACED]:
-        raise UnknownModel(
-            f"{mmproj} has the projector {unfit[0]!r}, whose rows depend on where in the prompt a picture stands, and libmtmd is "
-            "not told here; run it with llama.cpp itself"
-        )
-    return found
 
 
 def _placeholders(kind: MediaKind, projector: str) -> tuple[str, ...]:
@@ -183,17 +146,6 @@ def _placeholders(kind: MediaKind, projector: str) -> tuple[str, ...]:
         return families.for_projector(projector, kind).placeholders.get(kind, ())
     except UnknownModel:
         return ()
-
-
-def _side(metadata: Mapping[str, Any], projector: str) -> int:
-    """Pixels a side that one row stands for."""
-    merged = metadata.get("clip.vision.spatial_merge_size") or metadata.get("clip.vision.projector.scale_factor")
-    return int(metadata.get("clip.vision.patch_size") or 1) * int(merged or _LIMITED.get(projector, 1))
-
-
-def _width(metadata: Mapping[str, Any]) -> int:
-    """The width of the rows as far as the metadata tell; libmtmd says where that is wrong."""
-    return int(metadata.get("clip.vision.projection_dim") or metadata.get("clip.audio.projection_dim") or 1)
 
 
 def _piece(chunk: MediaChunk) -> MtmdPiece:
