@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import shutil
 from pathlib import Path
 from typing import Any
 
+import llama_cpp
 import numpy as np
 import pytest
 from gguf import GGMLQuantizationType
@@ -53,13 +55,32 @@ def test_llama_cpp_loads_the_rest_when_given_the_first_part(first: Path) -> None
         assert (model.n_embd, model.n_layer, model.n_vocab) == (whole.n_embd, whole.n_layer, whole.n_vocab)
 
 
-def test_a_split_model_can_be_quantised(tmp_path: Path) -> None:
-    whole = open_gguf(WHOLE)
-    exact = {t.name: Tensor(t.name, t.shape, GGMLQuantizationType.F32, t.float32) for t in whole.tensors.values()}
-    write_gguf(tmp_path / "f32.gguf", Weights({**whole.metadata, "general.file_type": 0}, exact))
-    quantize(split(tmp_path / "f32.gguf", tmp_path / "x", 3), tmp_path / "out.gguf", "Q8_0")
-    out = open_gguf(tmp_path / "out.gguf")
+@pytest.fixture
+def exact(tmp_path: Path) -> Path:
+    """The reader's text half in f32."""
+    whole, path = open_gguf(WHOLE), tmp_path / "f32.gguf"
+    tensors = {t.name: Tensor(t.name, t.shape, GGMLQuantizationType.F32, t.float32) for t in whole.tensors.values()}
+    write_gguf(path, Weights({**whole.metadata, "general.file_type": 0}, tensors))
+    return path
+
+
+def test_a_split_model_can_be_quantised(exact: Path, tmp_path: Path) -> None:
+    quantize(split(exact, tmp_path / "x", 3), tmp_path / "out.gguf", "Q8_0")
+    whole, out = open_gguf(exact), open_gguf(tmp_path / "out.gguf")
     assert (out.tensors.keys(), out.metadata["general.file_type"]) == (whole.tensors.keys(), 7)
+
+
+def test_parts_that_llama_cpp_wrote_are_read_as_its_whole(exact: Path, tmp_path: Path) -> None:
+    quantize(exact, tmp_path / "whole.gguf", "Q8_0")
+    params = llama_cpp.llama_model_quantize_default_params()
+    params.ftype, params.nthread, params.keep_split = llama_cpp.LLAMA_FTYPE_MOSTLY_Q8_0, 1, True
+    source = split(exact, tmp_path / "x", 3)
+    assert llama_cpp.llama_model_quantize(bytes(source), bytes(tmp_path / "parts"), ctypes.byref(params)) == 0
+    whole, parts = open_gguf(tmp_path / "whole.gguf"), open_gguf(tmp_path / "parts-00001-of-00003.gguf")
+    assert parts.metadata.keys() == whole.metadata.keys()
+    assert parts.tensors.keys() == whole.tensors.keys()
+    for name, tensor in whole.tensors.items():
+        np.testing.assert_array_equal(parts.tensors[name].read(), tensor.read())
 
 
 @pytest.mark.parametrize("load", [open_gguf, TextModel.load])
