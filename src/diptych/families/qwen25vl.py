@@ -113,9 +113,10 @@ class Qwen25VL(Packed):
     def feed(self, pieces: Sequence[Piece]) -> dict[str, NDArray[Any]]:
         """The patches of all pieces, the order of their cells by window and back, and the tables in that order."""
         fed, cell = super().feed(pieces), self.hp.n_merge**2
-        windows = [self.windows(p.grid) for p in pieces]
-        starts = np.cumsum([0, *(p.n_patches // cell for p in pieces)])
-        order = np.concatenate([cells + start for start, ws in zip(starts, windows, strict=False) for cells in ws])
+        of_grid = {grid: self.windows(grid) for grid in {p.grid for p in pieces}}
+        windows, n_cells = [of_grid[p.grid] for p in pieces], np.array([p.n_patches // cell for p in pieces])
+        starts = np.cumsum(n_cells) - n_cells
+        order = np.concatenate([cells + start for start, ws in zip(starts, windows, strict=True) for cells in ws])
         spans = [(len(list(same)), n * cell) for ws in windows for n, same in groupby(map(len, ws))]
         tables = {name: fed[name].reshape(len(order), -1)[order].reshape(fed[name].shape) for name in ("cos", "sin")}
         return {**fed, **tables, "windows": np.array(spans, np.int64), "order": order, "restore": np.argsort(order)}
