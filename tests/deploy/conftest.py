@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from deploy.hub_stand_in import Hub, serving, settle
+from deploy.hub_stand_in import Hub, Repo, serving, settle
+from deploy.repository import FILES, NAME
 
 
 @pytest.fixture
@@ -16,3 +17,9 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     with serving() as hub:
         settle(monkeypatch, hub, tmp_path)
         yield hub
+
+
+@pytest.fixture
+def repo(hub: Hub) -> Repo:
+    """The usual repository on it."""
+    return hub.repo(NAME, FILES)
