@@ -20,6 +20,7 @@ LAYERS = (
     ("backend",),
     ("prompt",),
     ("engine",),
+    ("verify",),
     ("cli",),
 )
 HOMES = {
@@ -34,8 +35,8 @@ HOMES = {
     "rich": ("cli/",),
     "huggingface_hub": ("deploy/hub.py",),
     "httpx2": ("deploy/hub.py",),
-    "torch": (),
-    "transformers": (),
+    "torch": ("verify/checkpoint.py",),
+    "transformers": ("verify/checkpoint.py",),
 }
 FILES = sorted(SOURCE.rglob("*.py"))
 

@@ -1,0 +1,96 @@
+"""Verification on a tiny checkpoint: whole, and with faults planted in either half."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import tiny
+from diptych import convert
+from diptych.deploy import Deployment, find
+from diptych.families.packed import Packed
+from diptych.positions import Positions, mrope
+from diptych.types import Media, MediaChunk
+from diptych.verify.lines import Line
+from diptych.verify.references import bounds_of, made_pictures, verify
+from diptych.weights import open_gguf, write_gguf
+from families.check import media, swapped
+from pictures import noise
+
+pytestmark = pytest.mark.parity
+PICTURES = {"wide": media(noise(140, 84)), "odd": media(noise(117, 191, seed=1))}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("verify")
+    tiny.qwen2vl(out / "checkpoint", tiny.Qwen2VL(max_pixels=224 * 224))
+    convert.convert(out / "checkpoint", out / "good", outtype="f32")
+    return out
+
+
+def lines(folder: Path, halves: str = "good", pictures: dict[str, Media] = PICTURES) -> list[Line]:
+    return list(verify(find(folder / halves), pictures, tiny.EXACT, checkpoint=folder / "checkpoint"))
+
+
+def broken(found: list[Line]) -> set[tuple[str, str]]:
+    return {(line.against, line.what) for line in found if line.ok is False}
+
+
+def test_a_sound_conversion_breaks_no_bound(folder: Path) -> None:
+    found = lines(folder)
+    assert not broken(found)
+    assert {(line.picture, line.against, line.what) for line in found} == {
+        (picture, against, what)
+        for picture in PICTURES
+        for against, compared in (("libmtmd", ()), ("transformers", ("pixels",)))
+        for what in (*compared, "tokens", "positions", "embeddings", "answer")
+    }
+
+
+def test_a_media_half_alone_is_compared_in_what_it_has(folder: Path) -> None:
+    found = list(verify(Deployment(None, folder / "good" / "mmproj.gguf"), made_pictures(), tiny.EXACT))
+    assert not broken(found)
+    assert {line.what for line in found} == {"tokens", "positions", "embeddings"}
+
+
+@pytest.mark.parametrize(
+    ("half", "one", "two", "wrong"),
+    [
+        ("mmproj.gguf", "v.blk.0.attn_q.weight", "v.blk.0.attn_k.weight", ("transformers", "embeddings")),
+        ("text.gguf", "blk.0.ffn_gate.weight", "blk.0.ffn_up.weight", ("transformers", "answer")),
+    ],
+)
+def test_a_swapped_weight_is_caught(folder: Path, half: str, one: str, two: str, wrong: tuple[str, str]) -> None:
+    (folder / half).mkdir()
+    for name in ("mmproj.gguf", "text.gguf"):
+        weights = open_gguf(folder / "good" / name)
+        write_gguf(folder / half / name, swapped(weights, one, two) if name == half else weights)
+    assert wrong in broken(lines(folder, half))
+
+
+def test_a_shifted_position_is_caught(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def shifted(self: Packed, chunk: MediaChunk, start: int) -> tuple[Positions, int]:
+        planes, after = mrope(chunk, start)
+        planes[2, -1] += 1
+        return planes, after + 1
+
+    monkeypatch.setattr(Packed, "positions", shifted)
+    assert {("libmtmd", "positions"), ("transformers", "positions")} <= broken(lines(folder))
+
+
+def test_bounds_follow_the_types_of_the_files(folder: Path) -> None:
+    exact = bounds_of(folder / "good" / "mmproj.gguf", folder / "good" / "text.gguf")
+    assert (exact.transformers, exact.libmtmd, exact.lead) == (1e-5, 2e-3, 1e-3)
+    convert.convert(folder / "checkpoint", folder / "f16", outtype="f16")
+    mixed = bounds_of(folder / "good" / "mmproj.gguf", folder / "f16" / "text.gguf")
+    assert (mixed.lead or 0) > 1e-3
+    assert not broken(lines(folder, "f16"))
+
+
+def test_pictures_are_made_alike_each_time() -> None:
+    one, two = made_pictures(), made_pictures()
+    assert [m.key for m in one.values()] == [m.key for m in two.values()]
+    assert all(m.data.shape[:2] != (0, 0) and np.ptp(m.data) > 200 for m in one.values())
