@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
@@ -81,21 +81,68 @@ class Mtmd:
 
     def chunks(self, image: NDArray[np.uint8]) -> list[tuple[Rows, Grid]]:
         """(h, w, 3) RGB → rows and grid of every media chunk it becomes, in order."""
-        image = np.ascontiguousarray(image, np.uint8)
-        height, width, _ = image.shape
-        bitmap = mtmd.mtmd_bitmap_init(width, height, image.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8)))
-        chunks = mtmd.mtmd_input_chunks_init()
-        try:
-            marker = mtmd.mtmd_default_marker()
-            text = mtmd.mtmd_input_text(marker, len(marker), False, True)
-            code = mtmd.mtmd_tokenize(self._ctx, chunks, ctypes.byref(text), (ctypes.c_void_p * 1)(bitmap), 1)
-            if code:
-                raise RuntimeError(f"mtmd_tokenize: {code}: " + "".join(_log[-5:]))
-            made = [mtmd.mtmd_input_chunks_get(chunks, i) for i in range(mtmd.mtmd_input_chunks_size(chunks))]
+        with self._tokenized(mtmd.mtmd_default_marker().decode(), [image]) as (_, made):
             return [self._run(c) for c in made if mtmd.mtmd_input_chunk_get_type(c) == mtmd.MTMD_INPUT_CHUNK_TYPE_IMAGE]
+
+    def planes(self, images: Sequence[NDArray[np.uint8]], start: int) -> list[tuple[NDArray[np.int32], int]]:
+        """The (4, n) planes t, y, x and z of pictures prepared in one call, all as from `start` on, and the next positions."""
+        out = []
+        with self._tokenized(mtmd.mtmd_default_marker().decode() * len(images), images) as (_, made):
+            for chunk in made:
+                if tokens := mtmd.mtmd_input_chunk_get_tokens_image(chunk):
+                    n = mtmd.mtmd_input_chunk_get_n_tokens(chunk)
+                    at = [mtmd.mtmd_image_tokens_get_decoder_pos(tokens, start, i) for i in range(n)]
+                    planes = np.array([[p.t, p.y, p.x, p.z] for p in at], np.int32).T
+                    out.append((planes, start + mtmd.mtmd_input_chunk_get_n_pos(chunk)))
+        return out
+
+    def greedy(self, prompt: str, media: Sequence[NDArray[np.uint8]], n: int) -> list[int]:
+        """`n` greedy tokens behind a prompt with a marker for each picture (pixels) or recording (the bytes of a WAV), as
+        libmtmd's own helper evaluates it. Needs the whole text model."""
+        params = llama.llama_context_default_params()
+        params.n_ctx, params.n_batch, params.n_ubatch, params.n_threads, params.n_threads_batch = 2048, 1024, 1024, 1, 1
+        params.type_k = params.type_v = params.flash_attn_type = 0
+        with _quiet(), self._tokenized(prompt, media) as (chunks, _):
+            context = llama.llama_init_from_model(self._model, params)
+            try:
+                past = llama.llama_pos(0)
+                if mtmd.mtmd_helper_eval_chunks(self._ctx, context, chunks, 0, 0, 1024, True, ctypes.byref(past)):
+                    raise RuntimeError("mtmd_helper_eval_chunks: " + "".join(_log[-5:]))
+                return [self._greedy(context) for _ in range(n)]
+            finally:
+                llama.llama_free(context)
+
+    def _greedy(self, context: int) -> int:
+        """The likeliest next token, which is decoded in turn."""
+        n_vocab = llama.llama_vocab_n_tokens(llama.llama_model_get_vocab(self._model))
+        token = int(np.ctypeslib.as_array(llama.llama_get_logits_ith(context, -1), (n_vocab,)).argmax())
+        llama.llama_decode(context, llama.llama_batch_get_one((llama.llama_token * 1)(token), 1))
+        return token
+
+    @contextmanager
+    def _tokenized(self, prompt: str, media: Sequence[NDArray[np.uint8]]) -> Iterator[tuple[int, list[int]]]:
+        """The chunks of a prompt, and the pointer of each: pictures are pixels, recordings the bytes of a file."""
+        bitmaps = [self._picture(m) if m.ndim == 3 else self._recording(m) for m in media]
+        chunks, data = mtmd.mtmd_input_chunks_init(), prompt.encode()
+        try:
+            text = mtmd.mtmd_input_text(data, len(data), False, True)
+            given = (ctypes.c_void_p * len(bitmaps))(*bitmaps)
+            if code := mtmd.mtmd_tokenize(self._ctx, chunks, ctypes.byref(text), given, len(bitmaps)):
+                raise RuntimeError(f"mtmd_tokenize: {code}: " + "".join(_log[-5:]))
+            yield chunks, [mtmd.mtmd_input_chunks_get(chunks, i) for i in range(mtmd.mtmd_input_chunks_size(chunks))]
         finally:
             mtmd.mtmd_input_chunks_free(chunks)
-            mtmd.mtmd_bitmap_free(bitmap)
+            for bitmap in bitmaps:
+                mtmd.mtmd_bitmap_free(bitmap)
+
+    def _picture(self, image: NDArray[np.uint8]) -> int:
+        image = np.ascontiguousarray(image, np.uint8)
+        height, width, _ = image.shape
+        return mtmd.mtmd_bitmap_init(width, height, image.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8)))
+
+    def _recording(self, data: NDArray[np.uint8]) -> int:
+        pointer = data.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
+        return mtmd.mtmd_helper_bitmap_init_from_buf(self._ctx, pointer, data.size, False)
 
     def _run(self, chunk: int) -> tuple[Rows, Grid]:
         tokens = mtmd.mtmd_input_chunk_get_tokens_image(chunk)
@@ -132,9 +179,9 @@ def _projection_dim(mmproj: Path) -> int:
 
 
 def _vocabulary(text: Path | None, architecture: str) -> int:
-    """The vocabulary of a text model; of a stand-in of four tokens where there is none."""
+    """A text model; the vocabulary of a stand-in of four tokens where there is none."""
     params = llama.llama_model_default_params()
-    params.vocab_only = True
+    params.vocab_only = text is None
     params.n_gpu_layers = 0
     with _quiet(), tempfile.TemporaryDirectory() as folder:
         path = text or _stand_in(Path(folder) / "stand-in.gguf", architecture)
