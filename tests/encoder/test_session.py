@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from gguf import GGMLQuantizationType
 
-from diptych.encoder.session import Session, available_providers
+from diptych.deploy.deployment import Provider
+from diptych.encoder.session import Session, available_providers, settled
 from diptych.errors import EngineError, FileError
 from diptych.graph.graph import Graph
 from diptych.options import Options
@@ -59,4 +60,56 @@ def test_a_run_that_fails_is_an_error_on_one_line() -> None:
     session = Session(doubler(), Options())
     with pytest.raises(EngineError, match="x") as caught:
         session.run({"x": np.ones((2, 4), np.float32)})
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_runs_with_its_data_beside_it_and_gives_all_outputs(tmp_path: Path) -> None:
+    weight = Tensor("w", (3, 4), GGMLQuantizationType.F32, lambda: np.ones((3, 4), np.float32))
+    g = Graph(Weights({}, {"w": weight}))
+    y = g.MatMul(g.input("x", ("n", 3)), g.weight("w"))
+    g.output("y", y, ("n", 4))
+    g.output("z", g.Mul(y, 2.0), ("n", 4))
+    (tmp_path / "w.data").write_bytes(np.ones((3, 4), np.float32).tobytes())
+    (tmp_path / "m.onnx").write_bytes(g.serialize({"w": ("w.data", 0)}))
+    session = Session(tmp_path / "m.onnx", Options())
+    one, two = session.outputs({"x": np.ones((2, 3), np.float32)}, ["y", "z"])
+    np.testing.assert_array_equal(one, np.full((2, 4), 3))
+    np.testing.assert_array_equal(two, np.full((2, 4), 6))
+    (tmp_path / "w.data").unlink()
+    with pytest.raises(FileError, match=r"cannot load .*m\.onnx"):
+        Session(tmp_path / "m.onnx", Options())
+
+
+def test_a_provider_of_the_configuration_that_is_not_installed_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    wanted = [Provider("NowhereExecutionProvider", {"a": "1"}), Provider("SilentExecutionProvider", {}, named=False)]
+    for _ in range(2):
+        options = settled(Options(), wanted)
+        assert options.providers == ("CPUExecutionProvider",)
+        Session(doubler(), options).close()
+    assert caplog.text.count("NowhereExecutionProvider") == 1
+    assert "the CPU takes over" in caplog.text
+    assert "Silent" not in caplog.text
+
+
+def test_a_provider_of_the_configuration_goes_before_the_cpu_and_behind_what_is_asked() -> None:
+    own = [Provider("AzureExecutionProvider", {"a": "1", "b": "2"})]
+    taken = settled(Options(provider_options={"AzureExecutionProvider": {"a": "3"}}), own)
+    assert taken.providers == ("AzureExecutionProvider", "CPUExecutionProvider")
+    assert taken.provider_options == {"AzureExecutionProvider": {"a": "3"}}
+    asked = settled(Options(providers=("CPUExecutionProvider",)), own)
+    assert (asked.providers, asked.provider_options) == (("CPUExecutionProvider",), {})
+
+
+@pytest.mark.parametrize(
+    ("library", "words"),
+    [
+        ("nonsense", "is not NAME=PATH"),
+        ("=x", "is not NAME=PATH"),
+        ("Mine=/nowhere/lib.so", "Mine=/nowhere/lib.so: there is no such file"),
+        (f"Mine={__file__}", "is no execution provider for this ONNX Runtime"),
+    ],
+)
+def test_a_library_that_is_no_provider_is_refused_on_one_line(library: str, words: str) -> None:
+    with pytest.raises(EngineError, match=words) as caught:
+        Session(doubler(), Options(ep_libraries=(library,)))
     assert "\n" not in str(caught.value)

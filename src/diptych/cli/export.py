@@ -48,7 +48,7 @@ def command(
             made, output, sizes=sizes, any_size=any_size, gguf=gguf, link=link, force=force, progress=progress
         )
     for file in written:
-        console.out.print(f"{file}  {file.stat().st_size / 1e6:,.1f} MB")
+        console.out.print(f"{file}  {file.stat().st_size / 1e6:,.1f} MB", soft_wrap=True)
 
 
 def parse_size(text: str) -> tuple[int, int]:

@@ -15,11 +15,11 @@ from diptych.errors import DiptychError
 COMMANDS = {
     "demo": "Read the example pictures with the shipped reader.",
     "run": "Ask a model about pictures, once or in a chat.",
-    "encode": "Turn pictures into embeddings, with positions and grid.",
+    "encode": "Turn pictures and recordings into embeddings, with positions and grid.",
     "inspect": "Draw a picture as the model sees it.",
     "convert": "Turn a Hugging Face checkpoint into text.gguf and mmproj.gguf.",
     "quantize": "Quantise a GGUF with llama.cpp's quantiser.",
-    "export": "Write a deployment: both halves, the media half as ONNX, and what binds them.",
+    "export": "Write a deployment: both halves of a model, and a config.json that binds them.",
     "show": "Show what a model consists of, and whether its halves fit.",
     "list": "List the models that were downloaded, and the shipped reader.",
     "rm": "Remove a model that Diptych downloaded.",

@@ -100,7 +100,8 @@ def tell(facts: dict[str, Any], files: dict[str, FileInfo], wrong: dict[str, str
             None, ("file", "MB", "SHA-256", ""), [(n, i.bytes / 1e6, f"{i.sha256[:16]}…", state[n]) for n, i in files.items()]
         )
     if facts["text"] and facts["media"]:
-        console.out.print(f"the halves do not fit: the media half {facts['misfit']}" if facts["misfit"] else "the halves fit")
+        said = f"the halves do not fit: the media half {facts['misfit']}" if facts["misfit"] else "the halves fit"
+        console.out.print(said, soft_wrap=True)
     for note in facts["notes"]:
         console.out.print(note, soft_wrap=True, markup=False)
 

@@ -104,6 +104,7 @@ def deploy(
             _write_learned(source.family, part)
         there = {name: folder / name if name in kept else part / name for name in names if name != CONFIG}
         files = {name: FileInfo(path.stat().st_size, hashed(path, count.part())) for name, path in there.items()}
+        count.end()
         (part / CONFIG).write_text(config_text(source.family, source.architecture, _text_name(source), made, files))
     return [folder / name for name in names]
 
@@ -201,6 +202,11 @@ class _Count:
 
     def __init__(self, progress: Progress | None, total: int) -> None:
         self._progress, self._total, self._done, self._now = progress, total, 0, 0
+
+    def end(self) -> None:
+        """Everything is done: what was linked took no work."""
+        if self._progress:
+            self._progress(self._total, self._total)
 
     def part(self) -> Progress:
         """The progress of the next job."""
