@@ -15,13 +15,15 @@ from diptych.weights import Weights, open_gguf, write_gguf
 
 N_OUT = 128  # the width of `tiny.Qwen2VL`'s text half
 N_EMBD, N_FF, N_LAYER = 64, 96, 2
+_STRONG = np.float32(4)  # on the text half's matrices, so that answers depend on what is seen
 Shapes = Mapping[str, tuple[int, ...]]
 
 
 def text(path: Path, architecture: str, *special: str) -> Path:
     """A tiny text half to go with them (`qwen2`: one plane of positions, `qwen2vl`: four), with special tokens of its own."""
     shape = tiny.Qwen2VL()
-    made = open_gguf(text_half.write_text(path.with_suffix(".plain"), shape, text_half.random(shape), architecture))
+    tensors = {name: array * (_STRONG if array.ndim > 1 else 1) for name, array in text_half.random(shape).items()}
+    made = open_gguf(text_half.write_text(path.with_suffix(".plain"), shape, tensors, architecture))
     tokens, kinds = list(made.metadata["tokenizer.ggml.tokens"]), list(made.metadata["tokenizer.ggml.token_type"])
     for i, name in enumerate(special, start=len(tokens) - len(special)):
         tokens[i], kinds[i] = name, gguf.TokenType.CONTROL
