@@ -2,10 +2,9 @@
 
     python benchmarks/windows.py --cache /var/tmp/diptych-bench --size 1036
 
-Diptych at f32 against libmtmd, which masks where Diptych computes windows alone. The towers (random weights; f16 1.4 GB
-each) are made once in the cache folder. `--layers 8` is a quarter of them, one of which sees the whole picture, as one in
-eight does in the whole. Each measurement is a process of its own: it loads, encodes once to warm up, then `--runs` times.
-The four take turns.
+Diptych at f32 against libmtmd. The towers (random weights; f16 1.4 GB each) are made once in the cache folder.
+`--layers 8` is a quarter of them, one of which sees the whole picture, as one in eight does in the whole. Each measurement
+is a process of its own: it loads, encodes once to warm up, then `--runs` times. The four take turns.
 """
 
 from __future__ import annotations
