@@ -17,7 +17,8 @@ import onnx
 import onnxruntime
 from numpy.typing import NDArray
 
-from diptych import export, families
+from diptych import deploy, export, families
+from diptych.backend import open_half
 from diptych.encoder.half import FamilyHalf
 from diptych.families.base import Family, MediaHalf, Rows, projector_type
 from diptych.graph.graph import Graph
@@ -162,7 +163,28 @@ def check_static(weights: Weights, size: tuple[int, int]) -> None:
         assert {node.domain for node in onnx.load(path, load_external_data=False).graph.node} == {""}
         (rows,) = session.run(None, dict(piece.inputs))
         assert far(rows, half.encode([piece])[0]) < TRANSFORMERS
+    check_deployed(family, half, media(picture), size)
     half.close()
+
+
+def check_deployed(family: Family, half: FamilyHalf, picture: Media, size: tuple[int, int]) -> None:
+    """A deployment tells enough of a family: without its weights it prepares pictures alike, and its graphs give its rows."""
+    source = export.Source(family, family.architectures[0], ())
+    for how in ({"sizes": [size]}, {}):
+        with tempfile.TemporaryDirectory() as folder:
+            export.deploy(source, Path(folder) / "out", **how)
+            deployed = open_half(deploy.find(Path(folder) / "out"), Options())
+            (wanted,) = half.preprocess(picture, MediaSettings(sizes=(size,) if how else ()))
+            (chunk,) = deployed.preprocess(picture, MediaSettings())
+            assert (chunk.key, chunk.grid, chunk.used) == (wanted.key, wanted.grid, wanted.used)
+            rows = deployed.join(chunk, deployed.encode(chunk.pieces))
+            assert far(rows, half.join(wanted, half.encode(wanted.pieces))) < TRANSFORMERS
+            for one, two in zip(deployed.positions(chunk, 3), half.positions(wanted, 3), strict=True):
+                np.testing.assert_array_equal(one, two)
+            assert [p if isinstance(p, str) else None for p in deployed.layout([chunk])] == [
+                p if isinstance(p, str) else None for p in half.layout([wanted])
+            ]
+            deployed.close()
 
 
 def media(picture: Pixels) -> Media:

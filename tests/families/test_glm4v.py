@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from check import Expected, Pixels, Reference, check_family, far, media, swapped
+from check import Expected, Pixels, Reference, check_deployed, check_family, far, media, swapped
 
 from diptych import convert, export, families
 from diptych.encoder.half import FamilyHalf
@@ -369,6 +369,7 @@ def test_a_static_graph_has_one_input_and_the_same_rows(
     (chunk,) = half.preprocess(media(noise(*size)), MediaSettings())
     (rows,) = session.run(None, dict(chunk.pieces[0].inputs))
     assert far(rows, half.encode(chunk.pieces)[0]) < 1e-5
+    check_deployed(Glm4v(mmproj(folder)), half, media(noise(*size)), size)
 
 
 def test_an_exported_graph_says_how_it_is_fed(checkpoint: Callable[[str], Path]) -> None:

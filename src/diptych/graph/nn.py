@@ -5,6 +5,7 @@ Activations of a packed graph are (n_patch, width), with the pictures of a run o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -42,8 +43,10 @@ def head_norm(g: Graph, x: Value, name: str, n_head: int, eps: float) -> Value:
 
 
 def gelu(g: Graph, x: Value) -> Value:
-    """x Φ(x), with the error function."""
-    return g.Gelu(x)
+    """x Φ(x), with the error function. Other providers than the CPU's often know Erf and no Gelu (measured: ggml's)."""
+    if not g.static:
+        return g.Gelu(x)
+    return g.Mul(g.Mul(x, 0.5), g.Add(g.Erf(g.Mul(x, math.sqrt(0.5))), 1.0))
 
 
 def gelu_tanh(g: Graph, x: Value) -> Value:
