@@ -14,7 +14,9 @@ import pytest
 from PIL import Image
 
 import pictures
+import sounds
 import tiny
+import tiny_mmproj
 from deploy.hub_stand_in import serving, settle
 from diptych import reader
 
@@ -44,6 +46,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     Image.fromarray(pictures.printed("TOTAL: $12.50", 360, 90)).save(folder / "receipt.png")
     (folder / "docs").mkdir()
     Image.fromarray(pictures.printed("TOTAL: $12.50", 360, 90)).save(folder / "docs" / "receipt.png")
+    tiny_mmproj.text(folder / "ultravox.gguf", "qwen2")
+    tiny_mmproj.ultravox(folder / "mmproj-ultravox.gguf")
+    tiny_mmproj.gemma3(folder / "mmproj-gemma3.gguf")
+    (folder / "talk.wav").write_bytes(sounds.wav(sounds.tone(2.0)))
     (folder / "settings.yaml").write_text("n_ctx: 2048\n")
     return folder
 

@@ -9,6 +9,8 @@ import numpy as np
 from PIL import Image
 
 import pictures
+import sounds
+import tiny_mmproj
 from cli.conftest import Diptych
 
 
@@ -61,3 +63,53 @@ def test_inspect_draws_a_picture(diptych: Diptych, model: Path, picture: Path, t
         assert drawn.format == "PNG"
         assert min(drawn.size) > 300
     assert "110×70 seen as" in done.out
+
+
+def test_libmtmd_encodes_without_a_text_file(diptych: Diptych, model: Path, tmp_path: Path) -> None:
+    shown = pictures.save(tmp_path / "p.png", pictures.gradient(112, 84))
+    held = {}
+    for name in "onnx", "mtmd":
+        out = tmp_path / f"{name}.npz"
+        mmproj = model / "mmproj.gguf"
+        done = diptych("encode", "--mmproj", mmproj, "--image", shown, "-o", out, "--media-backend", name, "--json")
+        assert done.code == 0, done.err
+        assert done.err == ""
+        assert json.loads(done.out)["media_backend"] == name
+        held[name] = np.load(out)
+    ours, theirs = held["onnx"], held["mtmd"]
+    assert sorted(set(ours) - set(theirs)) == ["pixels_0"]
+    for name in "grid_0", "positions_0":
+        np.testing.assert_array_equal(ours[name], theirs[name])
+    largest = np.abs(ours["embeddings_0"]).max()
+    np.testing.assert_allclose(ours["embeddings_0"], theirs["embeddings_0"], rtol=0, atol=2e-3 * largest)
+
+
+def test_auto_takes_libmtmd_where_no_family_is_known_and_says_so(diptych: Diptych, picture: Path, tmp_path: Path) -> None:
+    out = tmp_path / "o.npz"
+    done = diptych("encode", "--mmproj", tiny_mmproj.idefics3(tmp_path / "m.gguf"), "--image", picture, "-o", out, "--json")
+    assert done.err == "media backend: mtmd\n"
+    (image,) = json.loads(done.out)["images"]
+    assert (image["size_given"], image["size_used"], image["tokens"]) == ([110, 70], None, 20)
+    assert np.load(out)["embeddings_0"].shape == (20, 128)
+    assert np.load(out)["positions_0"].tolist() == [list(range(20))]
+
+
+def test_recordings_are_encoded_and_numbered_behind_pictures(diptych: Diptych, tmp_path: Path) -> None:
+    (tmp_path / "a.wav").write_bytes(sounds.wav(sounds.tone()))
+    out, mmproj = tmp_path / "o.npz", tiny_mmproj.ultravox(tmp_path / "m.gguf")
+    done = diptych("encode", "--mmproj", mmproj, "--audio", tmp_path / "a.wav", "-o", out, "--json")
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["audio"] == [{"grid": [375, 1, 1], "tokens": 375}]
+    assert np.load(out)["embeddings_0"].shape == (375, 128)
+    table = diptych("encode", "--mmproj", mmproj, "--audio", tmp_path / "a.wav", "-o", out, "--force")
+    assert "a.wav" in table.out
+
+
+def test_nothing_to_encode_and_media_of_the_wrong_kind_are_told(diptych: Diptych, model: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.wav").write_bytes(sounds.wav(sounds.tone(0.1)))
+    given = ("encode", "--mmproj", model / "mmproj.gguf", "-o", tmp_path / "o.npz")
+    none, deaf = diptych(*given), diptych(*given, "--audio", tmp_path / "a.wav", "--media-backend", "onnx")
+    assert (none.code, deaf.code) == (2, 2)
+    assert "there is nothing to encode; give --image FILE or --audio FILE" in none.err
+    assert deaf.err == "error: audio is given, and the media half takes image; leave it out, or try --media-backend mtmd\n"
+    assert not (tmp_path / "o.npz").exists()

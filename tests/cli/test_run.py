@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 import pictures
+import sounds
+import tiny_mmproj
 from cli.conftest import Diptych
 from diptych import reader
 
@@ -111,3 +113,26 @@ def test_the_demo_reads_its_examples(diptych: Diptych) -> None:
     told = diptych("demo")
     assert "Next" in told.out
     assert told.code == 0
+
+
+def test_the_backend_is_told_on_standard_error_where_it_was_chosen(diptych: Diptych, receipt: Path) -> None:
+    given = ("run", "reader", "-p", "Read it.", "--image", receipt, "--temp", 0, "-n", 1)
+    assert diptych(*given).err == "media backend: onnx\n"
+    assert diptych(*given, "--media-backend", "smt").err == ""
+    assert diptych("run", "reader", "-p", "Hi.", "-n", 1, "--vision-backend", "mtmd").err == ""
+
+
+def test_a_recording_is_asked_about(diptych: Diptych, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = tiny_mmproj.text(tmp_path / "text.gguf", "qwen2")
+    mmproj = tiny_mmproj.ultravox(tmp_path / "mmproj.gguf")
+    (tmp_path / "a.wav").write_bytes(sounds.wav(sounds.tone()))
+    given = ("run", "-m", text, "--mmproj", mmproj, "--temp", 0, "-n", 4)
+    done = diptych(*given, "-p", "the", "--audio", tmp_path / "a.wav", "--json")
+    said = json.loads(done.out)
+    assert (said["media_backend"], said["usage"]["media_tokens"]) == ("mtmd", 375)
+    lines = [f"/audio {tmp_path / 'a.wav'}", "the", "/audio nowhere.wav", "/quit"]
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(lines)))
+    chat = diptych(*given)
+    assert chat.code == 0
+    assert chat.out.strip() == said["text"].strip()
+    assert "/audio nowhere.wav: no such file" in chat.err
