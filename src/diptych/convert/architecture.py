@@ -146,7 +146,7 @@ _QWEN35_MOE_SIZES: Sizes = {
 }
 
 QWEN2VL = Architecture("qwen2vl", layers.same(layers.QWEN2), _QWEN2_DEFAULTS)
-OMNI = replace(QWEN2VL, left_out=("talker.", "token2wav."))
+OMNI = replace(QWEN2VL, left_out=("talker.", "token2wav.", "audio_tower."))
 QWEN2 = Architecture("qwen2", layers.same(layers.QWEN2), {**_QWEN2_DEFAULTS, "rope_theta": 1e4}, mrope=False)
 DOTSOCR = replace(QWEN2, special={"eot": "<|endofassistant|>"})  # of its files generation_config.json alone says so
 QWEN3 = Architecture("qwen3", layers.same(layers.QWEN3), {**_ANY, "rope_theta": 1e4, "head_dim": 128}, mrope=False)

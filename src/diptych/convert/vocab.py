@@ -111,7 +111,7 @@ def _characters(vocab: _Vocab, settings: Mapping[str, Any], types: NDArray[np.in
         if re.fullmatch("<0x[0-9A-F]{2}>", text):
             types[i] = TokenType.BYTE
     pieces = [text for text, i in vocab.ids.items() if types[i] == TokenType.NORMAL]
-    for place, text in enumerate(sorted(pieces, key=lambda t: (rank.get(t, len(rank)), vocab.ids[t]))):
+    for place, text in enumerate(sorted(pieces, key=lambda t: (rank.get(t, len(vocab.merges)), vocab.ids[t]))):
         scores[vocab.ids[text]] = -place
     scores[types == TokenType.BYTE] = 0
     scores[list(vocab.added)] = _ADDED
