@@ -14,6 +14,7 @@ from diptych.deploy.header import Header, Port
 from diptych.errors import FileError
 from diptych.types import Grid
 
+MAX_PIXELS = 1 << 26  # of a graph's pictures; one alone takes 0.8 GB there
 _RGB = 3
 
 
@@ -101,4 +102,7 @@ def _size(encoder: Encoder, height: int | None, width: int | None) -> Size | Non
             f"{encoder.path} is made for {fixed[0]}x{fixed[1]} pixels, and the configuration says "
             f"{encoder.size[0]}x{encoder.size[1]}; correct input_size, or input_width and input_height"
         )
-    return encoder.size or fixed
+    size = encoder.size or fixed
+    if size and size[0] * size[1] > MAX_PIXELS:
+        raise FileError(f"{encoder.path} is for {size[0]}x{size[1]} pixels, more than {MAX_PIXELS}; take one for a smaller size")
+    return size
