@@ -17,9 +17,12 @@ import sounds
 import text_half
 import tiny
 import tiny_mmproj
-from diptych import convert, reader
+import tiny_qwen3
+from diptych import convert, families, reader
+from diptych.encoder.half import FamilyHalf
 from diptych.errors import EngineError, FileError, InputError, MediaError, MismatchedHalves, UnknownModel
 from diptych.families.qwen2vl import Qwen2VL
+from diptych.llama import mmproj
 from diptych.llama.model import TextModel
 from diptych.llama.mtmd import MtmdHalf
 from diptych.options import Options
@@ -91,6 +94,23 @@ def test_the_rows_are_those_of_libmtmd_to_the_bit(file: Path, opened: Open) -> N
             assert len(ours) == len(theirs)
             for own, (their, _) in zip(ours, theirs, strict=True):
                 np.testing.assert_array_equal(own, their)
+
+
+@pytest.mark.parity
+def test_rows_with_deepstack_are_as_wide_as_the_text_half_takes_them(tmp_path: Path, opened: Open) -> None:
+    shape = tiny_qwen3.Qwen3(depth=3, deepstack=(0, 2))
+    convert.convert(tiny_qwen3.write(tmp_path / "checkpoint", shape), tmp_path / "out", outtype="f32")
+    ours = FamilyHalf(families.open_family(tmp_path / "out" / "mmproj.gguf"), ONE)
+    assert mmproj.read(tmp_path / "out" / "mmproj.gguf").n_embd == ours.n_embd  # so that the stand-in is right at once
+    shown = picture(pictures.noise(192, 192))
+    for text in None, TextModel.load(tmp_path / "out" / "text.gguf"):
+        half = opened(tmp_path / "out" / "mmproj.gguf", text=text)
+        (chunk,), (own,) = half.preprocess(shown, AS_LOADED), ours.preprocess(shown, AS_LOADED)
+        assert (half.n_embd, half.n_pos, chunk.n_tokens, chunk.grid) == (ours.n_embd, 4, own.n_tokens, own.grid)
+        seen, expected = half.encode(chunk.pieces)[0], ours.encode(own.pieces)[0]
+        assert np.abs(seen - expected).max() < 2e-3 * np.abs(expected).max()
+        half.close()
+    ours.close()
 
 
 @pytest.mark.parity

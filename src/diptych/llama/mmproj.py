@@ -70,10 +70,11 @@ def read(path: Path) -> Mmproj:
     for _, side, prefix in towers:
         _check(path, weights, side, prefix)
     first = next(iter(projectors.values()))
+    n_deepstack = sum(name.startswith("v.deepstack.") and name.endswith(".fc1.weight") for name in weights.tensors)
     merged = metadata.get("clip.vision.spatial_merge_size") or metadata.get("clip.vision.projector.scale_factor")
     return Mmproj(
         projectors,
-        n_embd=int(metadata[f"clip.{towers[0][1]}.projection_dim"]),
+        n_embd=int(metadata[f"clip.{towers[0][1]}.projection_dim"]) * (1 + n_deepstack),
         n_pos=4 if any(p in _MROPE for p in projectors.values()) else 1,
         side=int(metadata.get("clip.vision.patch_size", 1)) * int(merged or _LIMITED.get(first, 1)),
         limited=first in _LIMITED,
