@@ -61,11 +61,16 @@ def _steps(checkpoint: Checkpoint, config: Settings, block: Block) -> Iterator[_
         source, stack = block.prefix + name.removesuffix("?"), "{e}" in name
         if name.endswith("?") and source not in checkpoint.tensors:
             continue
-        if source == _HEAD and _HEAD not in checkpoint.tensors and config.get("tie_word_embeddings", True):
+        if source == _HEAD and _HEAD not in checkpoint.tensors and _tied(checkpoint, config):
             continue  # the output is the embedding table
         sources = [source.replace("{e}", str(e)) for e in range(_n_expert(checkpoint, config))] if stack else [source]
         full = front + target if isinstance(target, str) else Made(tuple(front + n for n in target.names), target.make)
         yield _Step(tuple(sources), full, stack)
+
+
+def _tied(checkpoint: Checkpoint, config: Settings) -> bool:
+    """Some versions wrote it at the top, some into the text half's settings."""
+    return bool(config.get("tie_word_embeddings", True) or checkpoint.config.get("tie_word_embeddings"))
 
 
 def _n_expert(checkpoint: Checkpoint, config: Settings) -> int:
