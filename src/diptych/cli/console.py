@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from diptych.options import Options
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite files that exist.")]
 
@@ -23,6 +25,12 @@ err = Console(stderr=True, highlight=False)
 def print_json(value: dict[str, Any]) -> None:
     """Print one JSON object on standard output, on one line."""
     sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
+
+
+def tell_backend(options: Options, backend: str | None) -> None:
+    """Say on standard error which media backend was taken, where the choice was left to us and there was one to make."""
+    if options.media_backend == "auto" and backend:
+        err.print(f"[dim]media backend: {backend}[/]")
 
 
 def table(title: str | None, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

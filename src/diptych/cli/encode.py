@@ -53,8 +53,6 @@ def command(
     half = open_half(files, options)
     try:
         loaded = time.perf_counter()
-        if options.media_backend == "auto":
-            console.err.print(f"[dim]media backend: {half.backend}[/]")
         check_kinds((s.kind for s in sources), half)
         settings = flags.media_settings(options)
         media = [half.preprocess(load(s, max_pixels=options.media_max_pixels), settings) for s in sources]
@@ -68,6 +66,7 @@ def command(
     finally:
         half.close()
     timings = {"load_ms": (loaded - start) * 1e3, "preprocess_ms": (prepared - loaded) * 1e3, "encode_ms": (done - warm) * 1e3}
+    console.tell_backend(options, half.backend)
     if as_json:
         console.print_json({"media_backend": half.backend, **told(media), "timings": timings})
     else:

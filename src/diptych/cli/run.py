@@ -79,14 +79,13 @@ def command(
             chat.add("image", path)
         for path in audio or ():
             chat.add("audio", path)
-        if options.media_backend == "auto" and engine.media_backend:
-            console.err.print(f"[dim]media backend: {engine.media_backend}[/]")
         if prompt is None:
-            chat.talk()
-        elif as_json:
-            console.print_json(chat.answer(prompt, stream=False))
-        else:
-            chat.answer(prompt, stream=True)
+            console.tell_backend(options, engine.media_backend)
+            return chat.talk()
+        answer = chat.answer(prompt, stream=not as_json)
+        console.tell_backend(options, engine.media_backend)
+        if as_json:
+            console.print_json(answer)
 
 
 class Chat:
