@@ -26,6 +26,7 @@ from diptych.types import Media, MediaChunk, MediaSettings
 from diptych.weights import Weights, open_gguf, write_gguf
 from diptych.weights.tensor import in_memory
 from pictures import encoded, noise
+from splitting import split
 
 EXAMPLES = sorted((reader.FOLDER / "examples").glob("*.png"))
 
@@ -248,3 +249,40 @@ def test_an_smt_directory_answers_with_the_text_half_that_is_given(model: Path, 
     folder = onnx_files.smt(tmp_path, "Qwen3VL", "v.onnx", text_model__hidden_size=128)
     onnx_files.pixels(folder / "v.onnx", (64, 96), 32, width=128)
     assert len(answers(folder, model=model / "text.gguf")) == 2
+
+
+def test_with_both_an_mmproj_and_onnx_files_the_files_run_unless_mtmd_is_asked_for(model: Path, tmp_path: Path) -> None:
+    made(model, tmp_path)
+    both = deploy.find(smt=tmp_path, mmproj=model / "mmproj.gguf", model=model / "text.gguf")
+    assert (both.text, both.mmproj) == (model / "text.gguf", model / "mmproj.gguf")
+    for backend in ("auto", "onnx", "smt"):
+        half = open_half(both, Options(threads=1, media_backend=backend))
+        assert isinstance(half, ForeignHalf)
+        half.close()
+    half = open_half(both, Options(threads=1, media_backend="mtmd"))
+    assert half.backend == "mtmd"
+    half.close()
+    with pytest.raises(InputError, match="mtmd needs an mmproj"):
+        open_half(deploy.find(tmp_path), Options(media_backend="mtmd"))
+
+
+def test_a_text_half_in_parts_comes_along_whole(model: Path, tmp_path: Path) -> None:
+    first = split(model / "text.gguf", tmp_path / "parts", 3)
+    source = export.open_source(model=first, mmproj=model / "mmproj.gguf")
+    names = [p.name for p in export.deploy(source, tmp_path / "out")]
+    assert len([n for n in names if "-of-00003" in n]) == 3
+    assert answers(tmp_path / "out") == answers(model)
+
+
+def test_links_into_a_store_of_blobs_are_followed(model: Path, tmp_path: Path) -> None:
+    """As the hub's cache has them: every file under another name elsewhere."""
+    made(model, tmp_path / "out", sizes=[(56, 84), (84, 56)])
+    snapshot, blobs = tmp_path / "snapshots" / "a", tmp_path / "blobs"
+    for folder in (snapshot, blobs):
+        folder.mkdir(parents=True)
+    for i, file in enumerate(sorted((tmp_path / "out").iterdir())):
+        file.rename(blobs / f"{i:02}")
+        (snapshot / file.name).symlink_to(f"../../blobs/{i:02}")
+    half = open_half(deploy.find(snapshot), Options(threads=1))
+    for size in ((56, 84), (84, 56)):
+        assert rows(half, size, MediaSettings())[1].shape == (6, 128)
