@@ -103,7 +103,7 @@ def _against_libmtmd(name: str, picture: Media, ours: Ours, other: MediaHalf, bo
     used = ours.half.preprocess(picture, ours.settings)[0].used
     pixels = resize(picture.data, *used)
     same = Media(picture.kind, pixels, content_key(pixels))
-    chunks = other.preprocess(same, MediaSettings(**ANY_SIZE))
+    chunks = other.preprocess(same, MediaSettings(ANY_SIZE["min_pixels"], ANY_SIZE["max_pixels"]))
     rows = [rows_of(other, chunk) for chunk in chunks]
     seen = ours.see(same, question)
     yield from compared(
