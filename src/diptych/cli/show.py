@@ -182,7 +182,7 @@ def _graph(graph: Graph) -> dict[str, Any]:
 def _shown(name: str, value: Any) -> str:  # noqa: ANN401
     """A value in a column: counts by name, sizes in megabytes."""
     if isinstance(value, dict):
-        return ", ".join(f"{name} {count}" for name, count in value.items())
+        return ", ".join(f"{key} ({_shown(key, v)})" if isinstance(v, dict) else f"{key} {v}" for key, v in value.items())
     if name == "bytes":
         return f"{value / 1e6:,.1f} MB"
     return str(value)
