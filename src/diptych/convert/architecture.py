@@ -55,7 +55,6 @@ class Architecture:
     mrope: bool = True  # positions of several planes, each with its section of the frequencies
     pre: str = "qwen2"  # how text is split before BPE, by llama.cpp's name, where no file says
     special: Mapping[str, str] = field(default_factory=dict)  # special tokens that no file names: GGUF's name → text
-    left_out: tuple[str, ...] = ()  # beginnings of names that belong to neither half
 
     def settings(self, checkpoint: Checkpoint) -> Settings:
         """config.json with the text half's settings on top, and below it what its class fills in."""
@@ -146,7 +145,6 @@ _QWEN35_MOE_SIZES: Sizes = {
 }
 
 QWEN2VL = Architecture("qwen2vl", layers.same(layers.QWEN2), _QWEN2_DEFAULTS)
-OMNI = replace(QWEN2VL, left_out=("talker.", "token2wav.", "audio_tower."))
 QWEN2 = Architecture("qwen2", layers.same(layers.QWEN2), {**_QWEN2_DEFAULTS, "rope_theta": 1e4}, mrope=False)
 DOTSOCR = replace(QWEN2, special={"eot": "<|endofassistant|>"})  # of its files generation_config.json alone says so
 QWEN3 = Architecture("qwen3", layers.same(layers.QWEN3), {**_ANY, "rope_theta": 1e4, "head_dim": 128}, mrope=False)
@@ -169,9 +167,9 @@ GLM4_MOE = Architecture(
 ARCHITECTURES: Mapping[str, Architecture] = {
     "Qwen2VLForConditionalGeneration": QWEN2VL,
     "Qwen2_5_VLForConditionalGeneration": QWEN2VL,
-    "Qwen2_5OmniModel": OMNI,
-    "Qwen2_5OmniForConditionalGeneration": OMNI,
-    "Qwen2_5OmniThinkerForConditionalGeneration": OMNI,
+    "Qwen2_5OmniModel": QWEN2VL,
+    "Qwen2_5OmniForConditionalGeneration": QWEN2VL,
+    "Qwen2_5OmniThinkerForConditionalGeneration": QWEN2VL,
     "Qwen3VLForConditionalGeneration": QWEN3VL,
     "Qwen3VLMoeForConditionalGeneration": QWEN3VL_MOE,
     "Qwen3_5ForConditionalGeneration": QWEN35,

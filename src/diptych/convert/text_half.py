@@ -43,7 +43,7 @@ def text(checkpoint: Checkpoint, outtype: str = "f16") -> Weights:
     steps = [step for block in blocks for step in _steps(checkpoint, config, block)]
     sources = [name for step in steps for name in step.sources]
     check_present(checkpoint, sources)
-    check_used(checkpoint, _of_text(checkpoint, entry), frozenset(sources))
+    check_used(checkpoint, _of_text(checkpoint), frozenset(sources))
     tensors = {t.name: t for step in steps for t in _tensors(checkpoint, config, step)}
     tensors = {n: layout.converted(t, stored_type(n, t.shape, type)) for n, t in tensors.items()}
     metadata = {
@@ -80,13 +80,13 @@ def _n_expert(checkpoint: Checkpoint, config: Settings) -> int:
     return n
 
 
-def _of_text(checkpoint: Checkpoint, entry: Architecture) -> list[str]:
+def _of_text(checkpoint: Checkpoint) -> list[str]:
     """The names that are not the media half's; where no family is known, those in the places of a text half."""
     try:
         media = frozenset(media_tensors(checkpoint))
     except UnknownModel:
         return sorted(n for n in checkpoint.tensors if n.startswith(_ROOTS))
-    return sorted(n for n in checkpoint.tensors if n not in media and not n.startswith(entry.left_out))
+    return sorted(n for n in checkpoint.tensors if n not in media)
 
 
 def _tensors(checkpoint: Checkpoint, config: Settings, step: _Step) -> list[Tensor]:
