@@ -228,6 +228,19 @@ def test_settings_that_config_json_leaves_out_are_those_of_the_class(other: Call
     assert found["qwen35.attention.recurrent_layers"] == [True, True, True, False, False]
 
 
+def test_an_output_that_is_the_embedding_table_may_be_told_in_two_places(other: Callable[..., Path]) -> None:
+    def headless(tensors: dict[str, Any]) -> None:
+        tensors.pop("lm_head.weight", None)
+
+    folder = other(GLM_DENSE, headless, tie_word_embeddings=False)
+    with pytest.raises(FileError, match=r"has no tensor lm_head.weight"):
+        convert(folder)
+    whole = json.loads((folder / "config.json").read_text()) | {"tie_word_embeddings": True}
+    (folder / "config.json").write_text(json.dumps(whole))
+    assert "output.weight" not in convert(folder).tensors
+    assert "output.weight" not in convert(other(GLM_DENSE, headless, tie_word_embeddings=True)).tensors
+
+
 QWEN35, MOE, GLM_DENSE, GLM_MOE = (
     f"{n}ForConditionalGeneration" for n in ("Qwen3_5", "Qwen3VLMoe", "Glm4v", "Glm4vMoe")
 )  # fmt: skip
