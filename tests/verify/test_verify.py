@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import tiny
+import tiny_dotsocr
+import tiny_paddleocr
+import tiny_qwen3
+import tiny_qwen25
 from diptych import convert
 from diptych.deploy import Deployment, find
+from diptych.errors import FileError
 from diptych.families.packed import Packed
 from diptych.positions import Positions, mrope
 from diptych.types import Media, MediaChunk
@@ -20,6 +27,11 @@ from families.check import media, swapped
 from pictures import noise
 
 pytestmark = pytest.mark.parity
+OTHERS: dict[str, Callable[[Path], Any]] = {  # rows with taps, a thinker, rows of patches that transformers has in another order
+    "qwen3vl": lambda folder: tiny_qwen3.write(folder, tiny_qwen3.Qwen3()),
+    "qwen25omni": lambda folder: tiny_qwen25.thinker(folder, tiny_qwen25.Qwen25VL(window=112, max_pixels=224 * 224)),
+    "paddleocr": lambda folder: tiny_paddleocr.paddleocr(folder, tiny_paddleocr.PaddleOCR(max_pixels=224 * 224)),
+}
 PICTURES = {"wide": media(noise(140, 84)), "odd": media(noise(117, 191, seed=1))}
 
 
@@ -48,6 +60,22 @@ def test_a_sound_conversion_breaks_no_bound(folder: Path) -> None:
         for against, compared in (("libmtmd", ()), ("transformers", ("pixels",)))
         for what in (*compared, "tokens", "positions", "embeddings", "answer")
     }
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_checkpoints_of_other_families_are_read_too(name: str, tmp_path: Path) -> None:
+    OTHERS[name](tmp_path / "checkpoint")
+    convert.convert(tmp_path / "checkpoint", tmp_path / "good", outtype="f32")
+    found = lines(tmp_path)
+    assert not broken(found)
+    assert len(found) == 2 * 9
+
+
+def test_a_checkpoint_that_transformers_does_not_know_is_told_in_one_line(tmp_path: Path) -> None:
+    tiny_dotsocr.dotsocr(tmp_path / "checkpoint", tiny_dotsocr.DotsOCR())
+    convert.convert(tmp_path / "checkpoint", tmp_path / "good", outtype="f32")
+    with pytest.raises(FileError, match=r"transformers cannot load .*dots_ocr"):
+        lines(tmp_path)
 
 
 def test_a_media_half_alone_is_compared_in_what_it_has(folder: Path) -> None:

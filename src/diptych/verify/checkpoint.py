@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import inspect
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from diptych.errors import FileError, InputError, MissingExtra
+from diptych.errors import EngineError, FileError, InputError, MissingExtra
 from diptych.types import Media
 from diptych.verify.ours import N_ANSWER
 from diptych.verify.side import MEDIA, Answer, Side, lead
 
 
 class Checkpoint:
-    """A checkpoint's model in float32, with its tokenizer and image processor."""
+    """A checkpoint's model in float32, with its tokenizer and image processor. `see` raises EngineError where it fails."""
 
     def __init__(self, folder: Path) -> None:
         """Raises MissingExtra without transformers and PyTorch, FileError when the checkpoint cannot be loaded there."""
@@ -41,18 +42,23 @@ class Checkpoint:
     def see(self, media: Media, question: str) -> Side:
         """The same prompt as `Ours.see`, as the checkpoint's own code makes it."""
         given, fed = self._inputs(media, question)
-        with self._torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            rows = _rows(self._core.get_image_features(fed["pixel_values"], fed["image_grid_thw"]))
-            planes = self._positions(given, fed)
-            answer = self._answer(given, fed)
+        try:
+            with self._torch.no_grad(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                rows = _rows(self._core.get_image_features(fed["pixel_values"], fed["image_grid_thw"]))
+                planes = self._positions(given, fed)
+                answer = self._answer(given, fed)
+        except (RuntimeError, ValueError, TypeError, AttributeError, IndexError, KeyError) as error:
+            raise EngineError(f"transformers cannot run {self.folder}: {_line(error)}; leave --checkpoint out") from error
         tokens = given["input_ids"][0].numpy()
         marked = np.where(tokens == self._image, MEDIA, tokens)
         return Side(rows, tuple(marked.tolist()), planes.astype(np.int32), fed["pixel_values"].numpy().ravel(), answer)
 
     @property
     def _core(self) -> Any:  # noqa: ANN401
-        return getattr(self._model, "model", self._model)
+        """The part of the model that has eyes: inside the one that speaks, or that itself."""
+        inside = getattr(self._model, "model", None)
+        return inside if hasattr(inside, "get_image_features") else self._model
 
     def _inputs(self, media: Media, question: str) -> tuple[dict[str, Any], dict[str, Any]]:
         """The prompt's tokens, the picture's placeholder as often as it has rows, and what the processor makes of it."""
@@ -77,25 +83,27 @@ class Checkpoint:
         ask = getattr(self._core, "get_rope_index", None)
         if ask is None:
             return np.arange(given["input_ids"].shape[1])[None]
-        known = inspect.signature(ask).parameters
-        both = {**given, "image_grid_thw": fed["image_grid_thw"]}
-        planes: np.ndarray[Any, Any] = ask(**{name: value for name, value in both.items() if name in known})[0][:, 0].numpy()
+        planes: np.ndarray[Any, Any] = ask(**_known(ask, {**given, **fed}))[0][:, 0].numpy()
         return planes
 
     def _answer(self, given: dict[str, Any], fed: dict[str, Any]) -> Answer:
-        made = self._model.generate(
-            **given, **fed, max_new_tokens=N_ANSWER, do_sample=False, temperature=None, top_k=None, top_p=None,
-            return_dict_in_generate=True, output_logits=True,
-        )  # fmt: skip
+        asked = {"max_new_tokens": N_ANSWER, "do_sample": False, "temperature": None, "top_k": None, "top_p": None}
+        told = {"return_dict_in_generate": True, "output_logits": True}
+        made = self._model.generate(**_known(self._model.forward, {**given, **fed}), **asked, **told)
         tokens = made.sequences[0, given["input_ids"].shape[1] :].tolist()
         return Answer(tuple(tokens), tuple(lead(row[0].float().numpy()) for row in made.logits))
 
 
 def _rows(features: Any) -> np.ndarray[Any, np.dtype[np.float32]]:  # noqa: ANN401
     """The picture's rows, with the taps of deepstack models beside them as our graphs give them."""
-    pooled = getattr(features, "pooler_output", features)
-    parts = [pooled if hasattr(pooled, "numpy") else pooled[0], *(getattr(features, "deepstack_features", None) or ())]
-    return np.concatenate([part.float().numpy() for part in parts], axis=-1)
+    parts = [getattr(features, "pooler_output", features), *(getattr(features, "deepstack_features", None) or ())]
+    pictures = [part[0] if isinstance(part, tuple | list) else part for part in parts]  # there is one
+    return np.concatenate([rows.float().numpy() for rows in pictures], axis=-1)
+
+
+def _known(function: Callable[..., Any], given: dict[str, Any]) -> dict[str, Any]:
+    """Those of the arguments that a function names."""
+    return {name: value for name, value in given.items() if name in inspect.signature(function).parameters}
 
 
 def _packages() -> tuple[ModuleType, ModuleType]:
