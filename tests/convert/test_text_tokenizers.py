@@ -145,7 +145,7 @@ def test_scores_follow_the_merges_where_the_numbers_do_not(folders: dict[str, Pa
 @pytest.mark.parametrize(
     ("architecture", "expected"),
     [
-        ("Glm4vForConditionalGeneration", {"bos": "<|endoftext|>", "eos": "<|endoftext|>", "eot": "<|user|>"}),
+        ("Glm4vForConditionalGeneration", {"bos": "<|endoftext|>", "eos": "<|endoftext|>", "eom": "<|observation|>"}),
         ("Glm4vMoeForConditionalGeneration", {"bos": "[gMASK]", "eot": "<|user|>", "eom": "<|observation|>"}),
     ],
 )
@@ -160,6 +160,25 @@ def test_an_answer_of_glm_ends_where_the_next_turn_begins(tmp_path: Path, archit
         assert model.prefix_tokens == ()
         assert model.is_end(ids("<|user|>"))
         assert model.is_end(ids("<|endoftext|>"))
+
+
+def test_what_ends_an_answer_by_generation_config_alone_ends_it_here(tmp_path: Path) -> None:
+    from diptych.llama.model import TextModel
+
+    folder = tiny_text.write(tmp_path, tiny_text.shape("Qwen2ForCausalLM"))
+    for number, end in enumerate((3, [4, 5], [4, 5, 6])):
+        (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": end}))
+        write_gguf(folder / f"{number}.gguf", text(read_checkpoint(folder), "f32"))
+        with TextModel.load(folder / f"{number}.gguf", tiny.EXACT) as model:
+            ends = {i for i in range(3, 7) if model.is_end(i)}
+        assert ends == {0: {3}, 1: {4, 5}, 2: {4, 5}}[number]  # a GGUF has room for two more
+
+
+@pytest.mark.parametrize("end", [None, "x", -1, 2**70, [], {}, [None], [[1]], True, 10**9])
+def test_an_end_that_is_no_token_is_none(tmp_path: Path, end: Any) -> None:
+    folder = tiny_text.write(tmp_path, tiny_text.shape("Qwen2ForCausalLM"))
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": end}))
+    assert "tokenizer.ggml.eot_token_id" not in text(read_checkpoint(folder), "f32").metadata
 
 
 @pytest.mark.parametrize("value", [None, "x", -1, 2**70, [], {}, [None], [["a"]], {"a": 1}, True])

@@ -128,7 +128,13 @@ _QWEN35_DEFAULTS = {
 }  # fmt: skip
 _GLM_DEFAULTS = {**_ANY, "rms_norm_eps": 1e-5, "rope_theta": 1e4, "mrope_section": [8, 12, 12], "partial_rotary_factor": 0.5}
 _GLM_MOE_DEFAULTS = {**_GLM_DEFAULTS, "first_k_dense_replace": 1, "n_shared_experts": 1, "norm_topk_prob": True}
-_GLM_SPECIAL = {"bos": "<|endoftext|>", "eos": "<|endoftext|>", "unknown": "<|endoftext|>", "eot": "<|user|>"}
+_GLM_SPECIAL = {
+    "bos": "<|endoftext|>",
+    "eos": "<|endoftext|>",
+    "unknown": "<|endoftext|>",
+    "eot": "<|user|>",
+    "eom": "<|observation|>",
+}
 _GLM_MOE_SPECIAL = {"bos": "[gMASK]", "unknown": "<|endoftext|>", "eot": "<|user|>", "eom": "<|observation|>"}
 _GLM_MOE_SIZES: Sizes = {
     **MIXTURE,

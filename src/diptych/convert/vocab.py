@@ -35,6 +35,12 @@ PRE = {
 _SPECIAL = {
     "bos": "bos", "eos": "eos", "unk": "unknown", "sep": "seperator", "pad": "padding", "cls": "cls", "mask": "mask",
 }  # fmt: skip
+# What llama.cpp knows to end an answer by its text (llama-vocab.cpp)
+_ENDS = {
+    "<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<|calls|>", "<|flush|>", "<end_of_turn>", "<|endoftext|>",
+    "</s>", "<|eom_id|>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]", "<|end_of_text|>", "<end_of_utterance>", "<eos>", "<turn|>",
+    "<|tool_response>", "<｜end▁of▁sentence｜>", "[e~[",
+}  # fmt: skip
 _ADDED, _UNUSED = -1000.0, -10000.0  # scores of tokens that no merge leads to, as llama.cpp's converter has them
 
 
@@ -75,12 +81,13 @@ def _vocabulary(
     tokens, types = _tokens(vocab, n_vocab, checkpoint.folder)
     ids = {**vocab.ids, **{text: i for i, (text, _) in vocab.added.items()}}
     named = {f"tokenizer.ggml.{name}_token_id": ids[text] for name, text in special.items() if text in ids}
+    named = {**_special(checkpoint, settings, ids, n_vocab), **named}
     return {
         **(_characters(vocab, settings, types) if vocab.byte_fallback else _bytes(vocab, pre, checkpoint.folder)),
         "tokenizer.ggml.tokens": tokens,
         "tokenizer.ggml.token_type": types,
         **named,
-        **{k: v for k, v in _special(checkpoint, settings, ids, n_vocab).items() if k not in named},
+        **_ends(checkpoint.folder, tokens, named),
         **_affixes(vocab.post, settings),
         **_templates(checkpoint.folder, settings),
     }
@@ -217,6 +224,15 @@ def _special(checkpoint: Checkpoint, settings: Mapping[str, Any], ids: Mapping[s
         if isinstance(token, int) and 0 <= token < n_vocab:
             out[f"tokenizer.ggml.{name}_token_id"] = token
     return out
+
+
+def _ends(folder: Path, tokens: Sequence[str], named: Mapping[str, int]) -> dict[str, int]:
+    """The tokens that end an answer by generation_config.json alone, in the places a GGUF has for more than one."""
+    said = read_json(folder / "generation_config.json", {}).get("eos_token_id")
+    ends = [i for i in (said if isinstance(said, list) else [said]) if type(i) is int and 0 <= i < len(tokens)]
+    more = [i for i in ends if i not in named.values() and tokens[i] not in _ENDS]
+    free = [key for key in ("tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id") if key not in named]
+    return dict(zip(free, more, strict=False))
 
 
 def _affixes(post: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, bool]:
