@@ -26,6 +26,9 @@ def command(
     deployment: model.Name = None,
     mmproj: model.Mmproj = None,
     smt_config_dir: model.Smt = None,
+    hf: model.Hf = None,
+    hf_revision: model.Revision = None,
+    offline: model.Offline = False,
     image: Annotated[list[str] | None, typer.Option("--image", help="A picture (path or URL); repeatable.")] = None,
     audio: Annotated[
         list[str] | None, typer.Option("--audio", help="A recording (WAV, MP3 or FLAC; path or URL); repeatable.")
@@ -46,7 +49,10 @@ def command(
     sources = [*(Source("image", url=p) for p in image or ()), *(Source("audio", url=p) for p in audio or ())]
     if not sources:
         raise InputError("there is nothing to encode; give --image FILE or --audio FILE")
-    files = model.media_half(deployment, mmproj, smt_config_dir, options)
+    files = model.media_half(
+        deployment, mmproj=mmproj, smt=smt_config_dir, hf=hf, revision=hf_revision, offline=offline,
+        absolute=options.allow_absolute_paths,
+    )  # fmt: skip
     inputs = [*files.media_files, *(Path(s.url) for s in sources if s.url and "://" not in s.url)]
     check_output(output, force=force, inputs=inputs)
     start = time.perf_counter()

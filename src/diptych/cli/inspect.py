@@ -7,18 +7,22 @@ from typing import Annotated
 
 import typer
 
-from diptych.cli import console, flags
+from diptych.cli import console, flags, model
 from diptych.cli.flags import with_options
-from diptych.errors import OutputError
+from diptych.errors import InputError, OutputError
 from diptych.files import check_output, whole_file
 from diptych.options import Options
 
 
 @with_options("min_pixels", "max_pixels", "media_max_pixels")
 def command(
-    mmproj: Annotated[Path, typer.Option("--mmproj", help="The media half, an mmproj GGUF.")],
     image: Annotated[str, typer.Option("--image", help="A picture (path or URL).")],
     output: Annotated[Path, typer.Option("-o", "--output", help="The .png file to write.")],
+    deployment: model.Name = None,
+    mmproj: model.Mmproj = None,
+    hf: model.Hf = None,
+    hf_revision: model.Revision = None,
+    offline: model.Offline = False,
     force: console.Force = False,
     *,
     options: Options,
@@ -34,9 +38,12 @@ def command(
 
     if output.suffix.lower() != ".png":
         raise OutputError(f"{output} does not end in .png, which is what is drawn; name it so")
-    inputs = [mmproj, *([] if "://" in image else [Path(image)])]
+    files = model.media_half(deployment, mmproj=mmproj, hf=hf, revision=hf_revision, offline=offline)
+    if files.mmproj is None:
+        raise InputError("the model has its media half as ONNX files alone, and inspect needs an mmproj; give one with --mmproj")
+    inputs = [files.mmproj, *([] if "://" in image else [Path(image)])]
     check_output(output, force=force, inputs=inputs)
-    family = open_family(mmproj)
+    family = open_family(files.mmproj)
     chunks = family.preprocess(
         load(Source("image", url=image), max_pixels=options.media_max_pixels), flags.media_settings(options)
     )

@@ -11,7 +11,6 @@ import typer
 from diptych.cli import console
 from diptych.deploy import Deployment, find
 from diptych.errors import FileError, InputError
-from diptych.options import Options
 
 Name = Annotated[str | None, typer.Argument(help="A deployment: a directory, or `reader`, the shipped one.")]
 Text = Annotated[
@@ -66,11 +65,25 @@ def chosen(
     return _noted(found if mmproj is None else replace(found, mmproj=mmproj, onnx=None))
 
 
-def media_half(name: str | None, mmproj: Path | None, smt: Path | None, options: Options) -> Deployment:
-    """As `chosen`, where a media half is enough."""
-    if mmproj is not None and name is None and smt is None:
+def media_half(
+    name: str | None = None,
+    *,
+    model: Path | None = None,
+    mmproj: Path | None = None,
+    smt: Path | None = None,
+    hf: str | None = None,
+    revision: str | None = None,
+    offline: bool = False,
+    absolute: bool = False,
+) -> Deployment:
+    """As `chosen`, where a media half is enough: `mmproj` may be named alone."""
+    if mmproj is not None and not (name or model or smt or hf):
+        if not mmproj.is_file():
+            raise FileError(f"there is no file {mmproj}; check the path")
         return Deployment(None, mmproj)
-    return chosen(name, mmproj=mmproj, smt=smt, absolute=options.allow_absolute_paths)
+    return chosen(
+        name, model=model, mmproj=mmproj, smt=smt, hf=hf, revision=revision, offline=offline, absolute=absolute,
+    )  # fmt: skip
 
 
 def _noted(found: Deployment) -> Deployment:

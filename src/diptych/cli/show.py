@@ -118,9 +118,8 @@ def _found(
     """What the flags name; of the hub only what is downloaded."""
     if name and name.count("/") == 1 and not Path(name).exists() and Path(name).parent.name not in (".", ".."):
         name, hf = None, name
-    if text is None and hf is None:
-        return model.media_half(name, mmproj, smt, options)
-    return model.chosen(name, model=text, mmproj=mmproj, smt=smt, hf=hf, offline=True, absolute=options.allow_absolute_paths)
+    absolute = options.allow_absolute_paths
+    return model.media_half(name, model=text, mmproj=mmproj, smt=smt, hf=hf, offline=True, absolute=absolute)
 
 
 def _folder(found: Deployment) -> Path:

@@ -24,7 +24,7 @@ def command(
     deployment: model.Name = None,
     text: model.Text = None,
     mmproj: model.Mmproj = None,
-    smt: model.Smt = None,
+    smt_config_dir: model.Smt = None,
     hf: model.Hf = None,
     hf_revision: model.Revision = None,
     offline: model.Offline = False,
@@ -45,13 +45,10 @@ def command(
     halves were made of runs there too. Pixels, tokens, positions, embeddings and the first greedy tokens are compared.
     The exit code is 1 when a bound is broken.
     """
-    if text is None and hf is None:
-        files = model.media_half(deployment, mmproj, smt, options)
-    else:
-        files = model.chosen(
-            deployment, model=text, mmproj=mmproj, smt=smt, hf=hf, revision=hf_revision, offline=offline,
-            absolute=options.allow_absolute_paths,
-        )  # fmt: skip
+    files = model.media_half(
+        deployment, model=text, mmproj=mmproj, smt=smt_config_dir, hf=hf, revision=hf_revision, offline=offline,
+        absolute=options.allow_absolute_paths,
+    )  # fmt: skip
     pictures = {p: load(Source("image", url=p), max_pixels=options.media_max_pixels) for p in image or ()}
     found = list(verify(files, pictures or made_pictures(), options, checkpoint=checkpoint, question=prompt))
     broken = sum(line.ok is False for line in found)
