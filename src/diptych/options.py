@@ -33,7 +33,9 @@ class Options(BaseSettings):
     n_gpu_layers: Annotated[int, Field(description="Layers of the text half on the GPU; -1 means all.")] = -1
     cache_type_k: Annotated[CacheType, Field(description="Type of the K cache.")] = "f16"
     cache_type_v: Annotated[CacheType, Field(description="Type of the V cache.")] = "f16"
-    flash_attn: Annotated[Literal["on", "off", "auto"], Field(description="Flash attention in the text half, and in libmtmd.")] = "auto"
+    flash_attn: Annotated[
+        Literal["on", "off", "auto"], Field(description="Flash attention in the text half, and in libmtmd.")
+    ] = "auto"
     mmap: Annotated[bool, Field(description="Map the text half into memory rather than read it.")] = True
     mlock: Annotated[bool, Field(description="Keep the text half from being swapped out.")] = False
     media_backend: Annotated[

@@ -14,6 +14,12 @@ import tiny_mmproj
 from cli.conftest import Diptych
 
 
+def arrays(path: Path) -> dict[str, np.ndarray]:
+    """Everything in an .npz file, which is closed again."""
+    with np.load(path) as held:
+        return dict(held)
+
+
 def test_the_file_holds_embeddings_grid_positions_and_pixels(diptych: Diptych, model: Path, tmp_path: Path) -> None:
     wide = pictures.save(tmp_path / "wide.png", pictures.gradient(300, 100))
     tall = pictures.save(tmp_path / "tall.png", pictures.noise(60, 140))
@@ -25,7 +31,7 @@ def test_the_file_holds_embeddings_grid_positions_and_pixels(diptych: Diptych, m
     assert [i["size_used"] for i in told["images"]] == [[308, 112], [56, 140]]
     assert [(i["grid"], i["tokens"]) for i in told["images"]] == [([1, 4, 11], 44), ([1, 5, 2], 10)]
     assert set(told["timings"]) == {"load_ms", "preprocess_ms", "encode_ms"}
-    held = np.load(out)
+    held = arrays(out)
     assert sorted(held) == [f"{name}_{i}" for name in ("embeddings", "grid", "pixels", "positions") for i in (0, 1)]
     for i, shown in enumerate(told["images"]):
         assert held[f"grid_{i}"].tolist() == shown["grid"]
@@ -41,10 +47,10 @@ def test_pictures_encoded_together_are_as_each_alone(diptych: Diptych, model: Pa
     names = [pictures.save(tmp_path / f"{i}.png", pictures.noise(60 + 40 * i, 90, i)) for i in range(3)]
     flags = [word for name in names for word in ("--image", name)]
     diptych("encode", "--mmproj", model / "mmproj.gguf", *flags, "-o", tmp_path / "all.npz")
-    together = np.load(tmp_path / "all.npz")
+    together = arrays(tmp_path / "all.npz")
     for i, name in enumerate(names):
         diptych("encode", "--mmproj", model / "mmproj.gguf", "--image", name, "-o", tmp_path / f"{i}.npz")
-        alone = np.load(tmp_path / f"{i}.npz")
+        alone = arrays(tmp_path / f"{i}.npz")
         np.testing.assert_allclose(together[f"embeddings_{i}"], alone["embeddings_0"], rtol=0, atol=2e-6)
 
 
@@ -65,6 +71,12 @@ def test_inspect_draws_a_picture(diptych: Diptych, model: Path, picture: Path, t
     assert "110×70 seen as" in done.out
 
 
+def test_inspect_takes_a_deployment_by_its_name(diptych: Diptych, picture: Path, tmp_path: Path) -> None:
+    done = diptych("inspect", "reader", "--image", picture, "-o", tmp_path / "seen.png")
+    assert done.code == 0, done.err
+    assert (tmp_path / "seen.png").is_file()
+
+
 def test_libmtmd_encodes_without_a_text_file(diptych: Diptych, model: Path, tmp_path: Path) -> None:
     shown = pictures.save(tmp_path / "p.png", pictures.gradient(112, 84))
     held = {}
@@ -75,7 +87,7 @@ def test_libmtmd_encodes_without_a_text_file(diptych: Diptych, model: Path, tmp_
         assert done.code == 0, done.err
         assert done.err == ""
         assert json.loads(done.out)["media_backend"] == name
-        held[name] = np.load(out)
+        held[name] = arrays(out)
     ours, theirs = held["onnx"], held["mtmd"]
     assert sorted(set(ours) - set(theirs)) == ["pixels_0"]
     for name in "grid_0", "positions_0":
@@ -90,8 +102,9 @@ def test_auto_takes_libmtmd_where_no_family_is_known_and_says_so(diptych: Diptyc
     assert done.err == "media backend: mtmd\n"
     (image,) = json.loads(done.out)["images"]
     assert (image["size_given"], image["size_used"], image["tokens"]) == ([110, 70], None, 20)
-    assert np.load(out)["embeddings_0"].shape == (20, 128)
-    assert np.load(out)["positions_0"].tolist() == [list(range(20))]
+    held = arrays(out)
+    assert held["embeddings_0"].shape == (20, 128)
+    assert held["positions_0"].tolist() == [list(range(20))]
 
 
 def test_recordings_are_encoded_and_numbered_behind_pictures(diptych: Diptych, tmp_path: Path) -> None:
@@ -100,7 +113,7 @@ def test_recordings_are_encoded_and_numbered_behind_pictures(diptych: Diptych, t
     done = diptych("encode", "--mmproj", mmproj, "--audio", tmp_path / "a.wav", "-o", out, "--json")
     assert done.code == 0, done.err
     assert json.loads(done.out)["audio"] == [{"grid": [375, 1, 1], "tokens": 375}]
-    assert np.load(out)["embeddings_0"].shape == (375, 128)
+    assert arrays(out)["embeddings_0"].shape == (375, 128)
     table = diptych("encode", "--mmproj", mmproj, "--audio", tmp_path / "a.wav", "-o", out, "--force")
     assert "a.wav" in table.out
 

@@ -19,7 +19,7 @@ from diptych.weights import Weights, open_gguf, write_gguf
 pytestmark = pytest.mark.parity
 SHAPES = {
     "qwen3vl": tiny_qwen3.Qwen3(),
-    "qwen3.5": tiny_qwen3.Qwen3("Qwen3_5ForConditionalGeneration", seed=4),
+    "qwen3.5": tiny_qwen3.Qwen3("Qwen3_5ForConditionalGeneration", seed=5),
     "no deepstack": tiny_qwen3.Qwen3(deepstack=()),
 }
 ASKED = [request(png(i, 112 + 56 * (i % 2), 84), "what is the", "user" * i, n=12) for i in range(4)]

@@ -13,7 +13,7 @@ from check import Expected, Pixels, Reference, check_family, far, media, swapped
 import tiny
 from diptych import convert, families
 from diptych.encoder.half import FamilyHalf
-from diptych.errors import FileError, MediaError
+from diptych.errors import FileError, InputError, MediaError
 from diptych.families.packed import fit
 from diptych.families.qwen2vl import Qwen2VL
 from diptych.options import Options
@@ -251,3 +251,9 @@ def test_the_layout_puts_a_picture_between_its_tokens(checkpoint: Callable[[str]
     family = families.for_architecture("Qwen2VLForConditionalGeneration")(mmproj(checkpoint("usual")))
     chunks = family.preprocess(media(gradient(56, 56)), MediaSettings())
     assert family.layout(chunks) == ["<|vision_start|>", *chunks, "<|vision_end|>"]
+
+
+def test_limits_that_exclude_each_other_are_refused(checkpoint: Callable[[str], Path]) -> None:
+    family = families.for_architecture("Qwen2VLForConditionalGeneration")(mmproj(checkpoint("usual")))
+    with pytest.raises(InputError, match="min_pixels is 9000, more than max_pixels, 8000"):
+        family.preprocess(media(gradient(56, 56)), MediaSettings(min_pixels=9000, max_pixels=8000))

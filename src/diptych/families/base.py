@@ -7,6 +7,7 @@ names only, whatever the weights came from.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 Rows = NDArray[np.float32]  # (n_tokens, n_embd)
 Part = str | TextChunk | MediaChunk
 Table = Mapping[str, str | tuple[str, ...] | None]
+MOST = 2**31 - 1  # of what is counted in metadata
 
 
 @dataclass(frozen=True)
@@ -49,31 +51,58 @@ class Hparams:
 
     @classmethod
     def read(cls, metadata: Mapping[str, Any], kind: MediaKind = "image") -> Self:
-        """Take the fields of one modality from GGUF metadata. Raises FileError naming the key that is missing."""
+        """Take the fields of one modality from GGUF metadata. Raises FileError naming a key that is missing or out of range."""
         side = "audio" if kind == "audio" else "vision"
 
-        def get(name: str, default: object = ...) -> Any:  # noqa: ANN401
-            value = metadata.get(f"clip.{side}.{name}", default)
-            if value is ...:
-                raise FileError(f"the mmproj has no clip.{side}.{name}, which its encoder needs; convert the model again")
-            return value
+        def get(name: str, default: object = ..., least: int = 1) -> int:
+            return whole(metadata, f"clip.{side}.{name}", default, least)
+
+        def limit(name: str) -> int | None:
+            return get(name) if f"clip.{side}.{name}" in metadata else None
 
         return cls(
             projector=projector_type(metadata, kind) or "",
-            n_embd=int(get("embedding_length")),
-            n_ff=int(get("feed_forward_length")),
-            n_layer=int(get("block_count")),
-            n_head=int(get("attention.head_count")),
-            n_embd_out=int(get("projection_dim")),
-            eps=float(get("attention.layer_norm_epsilon")),
-            image_size=int(get("image_size", 0)),
-            patch_size=int(get("patch_size", 0)),
-            n_merge=int(get("spatial_merge_size", get("projector.scale_factor", 1))),
-            mean=tuple(map(float, get("image_mean", ()))),
-            std=tuple(map(float, get("image_std", ()))),
-            min_pixels=metadata.get(f"clip.{side}.image_min_pixels"),
-            max_pixels=metadata.get(f"clip.{side}.image_max_pixels"),
+            n_embd=get("embedding_length"),
+            n_ff=get("feed_forward_length", least=0),  # llama.cpp's older converters wrote 0
+            n_layer=get("block_count"),
+            n_head=get("attention.head_count"),
+            n_embd_out=get("projection_dim"),
+            eps=numbers(metadata, f"clip.{side}.attention.layer_norm_epsilon", 1, above=0.0)[0],
+            image_size=get("image_size", 0, least=0),
+            patch_size=get("patch_size", 0, least=0),
+            n_merge=get("spatial_merge_size", get("projector.scale_factor", 1)),
+            mean=numbers(metadata, f"clip.{side}.image_mean", 3) if f"clip.{side}.image_mean" in metadata else (),
+            std=numbers(metadata, f"clip.{side}.image_std", 3, above=0.0) if f"clip.{side}.image_std" in metadata else (),
+            min_pixels=limit("image_min_pixels"),
+            max_pixels=limit("image_max_pixels"),
         )
+
+
+def whole(metadata: Mapping[str, Any], key: str, default: object = ..., least: int = 0) -> int:
+    """A whole number of a GGUF's metadata. Raises FileError when it is none, under `least`, or missing without a default."""
+    value = metadata.get(key, default)
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or not least <= value <= MOST:
+        raise FileError(
+            f"the mmproj has {_shown(value)} for {key}, and a whole number from {least} is expected; convert the model again"
+        )
+    return int(value)
+
+
+def numbers(metadata: Mapping[str, Any], key: str, n: int, above: float = -math.inf) -> tuple[float, ...]:
+    """`n` numbers of a GGUF's metadata, each over `above`. Raises FileError when they are not that."""
+    value = metadata.get(key, ...)
+    found = value if isinstance(value, list | tuple | np.ndarray) else [value]
+    good = [float(v) for v in found if isinstance(v, int | float | np.number) and math.isfinite(v) and v > above]
+    if len(found) != n or len(good) != n:
+        over = f" over {above:g}" if math.isfinite(above) else ""
+        raise FileError(
+            f"the mmproj has {_shown(value)} for {key}, and {n} number{'s' * (n > 1)}{over} expected; convert the model again"
+        )
+    return tuple(good)
+
+
+def _shown(value: object) -> str:
+    return "nothing" if value is ... else f"{value!r:.40}"
 
 
 def projector_type(metadata: Mapping[str, Any], kind: MediaKind = "image") -> str | None:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from diptych.errors import FileError, MediaError
-from diptych.families.base import Family, Part, Rows
+from diptych.errors import FileError, InputError, MediaError
+from diptych.families.base import Family, Hparams, Part, Rows
 from diptych.graph import nn
 from diptych.media import ladder
 from diptych.media.image import Filter, resize
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from diptych.weights import Weights
 
 MAX_ASPECT = 200
+MAX_CELL = 1024  # pixels a side; published models have 28 and 32
 ROPE_THETA = 10000.0
 MERGE = 2  # patches a side that become one token
 MEAN = (0.48145466, 0.4578275, 0.40821073)  # CLIP's, the processors' default
@@ -56,7 +57,9 @@ class Packed(Family):
     n_pos = 4
 
     def __init__(self, weights: Weights, kind: MediaKind = "image") -> None:
+        """Raises FileError where the file's metadata lacks something or does not fit together."""
         super().__init__(weights, kind)
+        _check(self.hp)
         if not {"clip.vision.spatial_merge_size", "clip.vision.projector.scale_factor"} & weights.metadata.keys():
             self.hp = replace(self.hp, n_merge=MERGE)  # llama.cpp's converter leaves it out
 
@@ -65,8 +68,15 @@ class Packed(Family):
         return fit(width, height, self.hp.patch_size * self.hp.n_merge, low, high)
 
     def pixel_limits(self, settings: MediaSettings) -> tuple[int, int]:
-        """The least and most pixels of a picture: as asked for, else the file's, else the processor's defaults."""
+        """The least and most pixels of a picture: as asked for, else the file's, else the processor's defaults.
+
+        Raises InputError when the least that is asked for is more than the most.
+        """
         low, high = self.limits
+        if settings.min_pixels and settings.max_pixels and settings.min_pixels > settings.max_pixels:
+            raise InputError(
+                f"min_pixels is {settings.min_pixels}, more than max_pixels, {settings.max_pixels}; change one of them"
+            )
         return settings.min_pixels or self.hp.min_pixels or low, settings.max_pixels or self.hp.max_pixels or high
 
     def preprocess(self, media: Media, settings: MediaSettings) -> list[MediaChunk]:
@@ -200,6 +210,21 @@ class Packed(Family):
         scaled = (np.arange(256) * (1 / 255)).astype(np.float32)
         levels: NDArray[np.float32] = (scaled[:, None] - mean) / std
         return levels
+
+
+def _check(hp: Hparams) -> None:
+    if not hp.patch_size or not hp.mean or not hp.std:
+        raise FileError("the mmproj lacks clip.vision.patch_size, image_mean or image_std; convert the model again")
+    if hp.patch_size * hp.n_merge > MAX_CELL:
+        raise FileError(
+            f"the mmproj has patches of {hp.patch_size} pixels of which {hp.n_merge} a side are merged, and cells of at most "
+            f"{MAX_CELL} pixels are expected; convert the model again"
+        )
+    if hp.n_embd % (4 * hp.n_head):
+        raise FileError(
+            f"the mmproj has {hp.n_head} heads for a width of {hp.n_embd}, and rotary positions of two axes need a multiple of "
+            "4 a head; convert the model again"
+        )
 
 
 def fit(width: int, height: int, unit: int, low: int, high: int) -> Size:

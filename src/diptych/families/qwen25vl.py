@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from diptych.errors import FileError
 from diptych.families import qwen2vl
-from diptych.families.base import Table
+from diptych.families.base import Table, whole
 from diptych.families.packed import MERGE, Packed, check_tower, processed
 from diptych.graph import nn
 from diptych.types import MediaKind, Piece
@@ -60,11 +60,11 @@ class Qwen25VL(Packed):
     def __init__(self, weights: Weights, kind: MediaKind = "image") -> None:
         """Raises FileError when the file does not say which layers see the whole picture, or its windows hold nothing."""
         super().__init__(weights, kind)
-        size = _whole(weights.metadata, "clip.vision.window_size", WINDOW)
+        size = whole(weights.metadata, "clip.vision.window_size", WINDOW)
         self.window = _cells(size, self.hp.patch_size * self.hp.n_merge)
         layers = weights.metadata.get("clip.vision.wa_layer_indexes")
         self._full = frozenset(np.ravel(layers).tolist()) if layers is not None else None
-        self._every = _whole(weights.metadata, "clip.vision.n_wa_pattern") if layers is None else 0
+        self._every = whole(weights.metadata, "clip.vision.n_wa_pattern") if layers is None else 0
 
     @staticmethod
     def metadata(config: Mapping[str, Any], processor: Mapping[str, Any]) -> dict[str, Any]:
@@ -168,11 +168,3 @@ def _cells(window: int, cell: int) -> int:
     if not 0 < cell <= window:
         raise FileError(f"windows are {window} pixels a side and cells {cell}; a window must hold at least one cell")
     return window // cell
-
-
-def _whole(metadata: Mapping[str, Any], name: str, default: int | None = None) -> int:
-    value = metadata.get(name, default)
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 0:
-        found = "nothing" if value is None else f"{value!r:.40}"
-        raise FileError(f"the mmproj has {found} for {name}, and a whole number is expected; convert the model again")
-    return int(value)
