@@ -17,8 +17,8 @@ import pictures
 import sounds
 import tiny
 import tiny_mmproj
-from deploy.hub_stand_in import serving, settle
 from diptych import reader
+from hub.stand_in import serving, settle
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -15,8 +15,8 @@ from huggingface_hub import constants
 
 from cli.conftest import Diptych
 from cli.test_bad_input import refused
-from deploy.hub_stand_in import Hub, serving, settle
 from diptych import reader
+from hub.stand_in import Hub, serving, settle
 from splitting import split
 
 NAME = "me/reader-GGUF"

@@ -8,7 +8,7 @@ from typing import Any
 
 from diptych import reader
 from diptych.cli import console
-from diptych.deploy.record import Download, listed
+from diptych.hub.record import Download, listed
 
 
 def command(as_json: console.Json = False) -> None:

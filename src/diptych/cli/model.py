@@ -58,7 +58,7 @@ def chosen(
         raise InputError(f"both -hf {hf} and {other} name a model; name one of them")
     if mmproj is not None and not mmproj.is_file():
         raise FileError(f"there is no file {mmproj}; check the path")
-    from diptych.deploy import hub
+    from diptych.hub import download as hub
 
     with console.bytes_progress(hf) as progress:
         found = hub.fetch(hf, offline=offline, revision=revision, progress=progress, tell=_tell)

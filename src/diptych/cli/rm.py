@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from diptych.cli import console
-from diptych.deploy.record import Download, listed, remove
 from diptych.errors import InputError
+from diptych.hub.record import Download, listed, remove
 
 
 def command(

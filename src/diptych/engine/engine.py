@@ -196,7 +196,7 @@ def _files(
         raise InputError("a deployment, the files of its halves, and hf are three ways to name a model; name it in one")
     if isinstance(deployment, deploy.Deployment):
         return deployment
-    from diptych.deploy import hub
+    from diptych.hub import download as hub
 
     return hub.fetch(str(hf))
 

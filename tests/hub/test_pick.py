@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from diptych.deploy.pick import normal, pick, quant_of
 from diptych.errors import FileError
+from diptych.hub.pick import normal, pick, quant_of
 
 QWEN = "Qwen2.5-VL-3B-Instruct"
 

@@ -1,6 +1,6 @@
 """A hub of our own on loopback: the routes that the Hub API has for models, real HTTP, and every way to fail.
 
-`python tests/deploy/hub_stand_in.py FOLDER` serves FOLDER/USER/REPO/… until it is stopped, to try commands by hand.
+`python tests/hub/stand_in.py FOLDER` serves FOLDER/USER/REPO/… until it is stopped, to try commands by hand.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import pytest
 from huggingface_hub import constants
 
-from diptych.deploy import arrival
+from diptych.hub import arrival
 
 Content = bytes | Path
 BLOCK = 1 << 16

@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants, try_to_load_from_cache
 
-from deploy.hub_stand_in import Hub, Repo
-from deploy.repository import MMPROJ, NAME, TEXT, cache, contents, half_written, left, refused
-from diptych.deploy import arrival, record
-from diptych.deploy import hub as ours
 from diptych.errors import FileError, OutputError
+from diptych.hub import arrival, record
+from diptych.hub import download as ours
+from hub.repository import MMPROJ, NAME, TEXT, cache, contents, half_written, left, refused
+from hub.stand_in import Hub, Repo
 
 
 def test_a_line_that_breaks_is_taken_up_where_it_broke(hub: Hub, repo: Repo, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -32,7 +32,7 @@ def test_a_line_that_breaks_is_taken_up_where_it_broke(hub: Hub, repo: Repo, mon
 
 def test_an_interrupted_download_goes_on_in_the_next_process(hub: Hub, repo: Repo) -> None:
     hub.faults.slow = 0.05
-    code = f"from diptych.deploy import hub; hub.fetch({NAME!r})"
+    code = f"from diptych.hub import download as hub; hub.fetch({NAME!r})"
     process = subprocess.Popen([sys.executable, "-c", code], env=os.environ.copy())
     wait_for(lambda: hub.sent > 200_000)
     process.send_signal(signal.SIGKILL)
@@ -56,7 +56,7 @@ def test_an_interrupted_download_goes_on_in_the_next_process(hub: Hub, repo: Rep
 
 def test_two_processes_fetch_a_file_once(hub: Hub, repo: Repo) -> None:
     hub.faults.slow = 0.02
-    command = [sys.executable, "-c", f"from diptych.deploy import hub; hub.fetch({NAME!r})"]
+    command = [sys.executable, "-c", f"from diptych.hub import download as hub; hub.fetch({NAME!r})"]
     both = [subprocess.Popen(command, env=os.environ.copy()) for _ in range(2)]
     assert [process.wait() for process in both] == [0, 0]
     assert hub.sent == len(TEXT) + len(MMPROJ)
@@ -134,7 +134,7 @@ def test_a_disk_that_is_too_small_is_told_before_anything_is_written(repo: Repo,
 def test_a_disk_that_fills_on_the_way_is_told_and_what_came_is_kept(hub: Hub, repo: Repo) -> None:
     code = f"""
 import resource, signal
-from diptych.deploy import hub
+from diptych.hub import download as hub
 from diptych.errors import OutputError
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants, hf_hub_download
 
-from deploy.hub_stand_in import Hub, Repo
-from deploy.repository import FILES, MMPROJ, NAME, TEXT, cache, contents
 from diptych import reader
-from diptych.deploy import hub as ours
 from diptych.engine import Engine
 from diptych.errors import FileError, InputError
+from diptych.hub import download as ours
+from hub.repository import FILES, MMPROJ, NAME, TEXT, cache, contents
+from hub.stand_in import Hub, Repo
 
 
 def test_a_second_call_asks_no_network(hub: Hub, repo: Repo) -> None:

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants, hf_hub_download, scan_cache_dir
 
-from deploy.hub_stand_in import Hub
-from diptych.deploy import hub as ours
-from diptych.deploy import record
 from diptych.errors import FileError
+from diptych.hub import download as ours
+from diptych.hub import record
+from hub.stand_in import Hub
 
 NAME = "me/reader-GGUF"
 TEXT, MMPROJ = b"text" * 20_000, b"mmproj" * 5_000

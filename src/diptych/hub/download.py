@@ -27,12 +27,12 @@ from huggingface_hub.utils import (
     validate_repo_id,
 )
 
-from diptych.deploy.arrival import BrokenOff, arrive
 from diptych.deploy.find import Deployment
-from diptych.deploy.pick import DEFAULT, normal
-from diptych.deploy.plan import Asked, Contents, cached, deployment, planned, recorded
-from diptych.deploy.record import Download, File, Removed, is_there, listed, lock, partial, remove, save
 from diptych.errors import DiptychError, FileError, InputError, OutputError
+from diptych.hub.arrival import BrokenOff, arrive
+from diptych.hub.pick import DEFAULT, normal
+from diptych.hub.plan import Asked, Contents, cached, deployment, planned, recorded
+from diptych.hub.record import Download, File, Removed, is_there, listed, lock, partial, remove, save
 
 __all__ = ["Download", "Removed", "fetch", "listed", "remove"]
 

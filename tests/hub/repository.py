@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 from huggingface_hub import constants
 
-from deploy.hub_stand_in import Content
-from diptych.deploy import Deployment, record
-from diptych.deploy import hub as ours
+from diptych.deploy import Deployment
 from diptych.errors import DiptychError, FileError
+from diptych.hub import download as ours
+from diptych.hub import record
+from hub.stand_in import Content
 
 NAME = "me/reader-GGUF"
 TEXT, MMPROJ = bytes(range(256)) * 2000, b"mmproj" * 50_000

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from deploy.hub_stand_in import Hub, Repo, serving, settle
-from deploy.repository import FILES, NAME
+from hub.repository import FILES, NAME
+from hub.stand_in import Hub, Repo, serving, settle
 
 
 @pytest.fixture

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants, hf_hub_download, scan_cache_dir, try_to_load_from_cache
 
-from deploy.hub_stand_in import Hub, Repo
-from deploy.repository import FILES, MMPROJ, NAME, TEXT, cache, contents, half_written, refused
-from diptych.deploy import hub as ours
-from diptych.deploy import plan
 from diptych.errors import FileError, InputError
+from diptych.hub import download as ours
+from diptych.hub import plan
+from hub.repository import FILES, MMPROJ, NAME, TEXT, cache, contents, half_written, refused
+from hub.stand_in import Hub, Repo
 
 
 def test_both_halves_are_fetched_into_the_hubs_own_cache(repo: Repo) -> None:

@@ -10,9 +10,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from diptych.deploy.find import Deployment, find
-from diptych.deploy.pick import pick, quant_of
-from diptych.deploy.record import Download, File, listed
 from diptych.errors import FileError
+from diptych.hub.pick import pick, quant_of
+from diptych.hub.record import Download, File, listed
 
 MAIN = "main"  # the branch that a repository's users get
 # What a config.json of a deployment has and a checkpoint's has not. It may have comments, so that it is not read as JSON.
