@@ -111,8 +111,6 @@ def whole(folder: Path, architecture: str, **fields: Any) -> Path:
     tiny_text.write(folder, shape)
     write_processor(folder, Glm(architecture, max_pixels=2 * 224 * 224))
     (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE)
-    experts = shape.mixture or "Moe" in architecture
-    ends = ["<|endoftext|>", "<|user|>", *(["<|observation|>"] if experts else [])]  # those that a GGUF names
-    ids = [tiny_text.tokenizer(architecture).token_to_id(s) for s in ends]
+    ids = [tiny_text.tokenizer(architecture).token_to_id(end) for end in ("<|endoftext|>", "<|user|>", "<|observation|>")]
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": ids}))
     return folder

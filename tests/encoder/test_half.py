@@ -118,7 +118,7 @@ def bad_projector(weights: Weights) -> Weights:
 
 
 def bad_width(weights: Weights) -> Weights:
-    return Weights({**weights.metadata, "clip.vision.embedding_length": 72}, weights.tensors)
+    return Weights({**weights.metadata, "clip.vision.embedding_length": 80}, weights.tensors)
 
 
 def no_layers(weights: Weights) -> Weights:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from diptych import families
 from diptych.deploy.deployment import Declared, OnnxHalf
-from diptych.errors import DiptychError, FileError
+from diptych.errors import FileError, UnknownModel
 from diptych.families.base import Family, projector_type
 from diptych.types import MediaKind
 from diptych.weights import Weights, open_gguf
@@ -22,10 +22,8 @@ def family_of(half: OnnxHalf, model: Declared) -> Family:
         if projector := projector_type(model.metadata, kind):
             try:
                 return families.for_projector(projector, kind)(weights, kind)
-            except DiptychError:
+            except UnknownModel:
                 raise
-            except (KeyError, TypeError, ValueError, AttributeError) as error:
-                raise FileError(
-                    f"{half.config}: diptych.metadata is not that of {projector}: {error}; export it again"
-                ) from error
+            except (FileError, KeyError, TypeError, ValueError, AttributeError) as error:
+                raise FileError(f"{half.config}: diptych.metadata is not that of {projector}: {error}") from error
     raise FileError(f"{half.config}: diptych.metadata has no clip.projector_type; export the model again")
