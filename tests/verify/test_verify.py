@@ -14,9 +14,9 @@ import tiny_dotsocr
 import tiny_paddleocr
 import tiny_qwen3
 import tiny_qwen25
-from diptych import convert
+from diptych import convert, export
 from diptych.deploy import Deployment, find
-from diptych.errors import FileError
+from diptych.errors import FileError, InputError
 from diptych.families.packed import Packed
 from diptych.positions import Positions, mrope
 from diptych.types import Media, MediaChunk
@@ -76,6 +76,16 @@ def test_a_checkpoint_that_transformers_does_not_know_is_told_in_one_line(tmp_pa
     convert.convert(tmp_path / "checkpoint", tmp_path / "good", outtype="f32")
     with pytest.raises(FileError, match=r"transformers cannot load .*dots_ocr"):
         lines(tmp_path)
+
+
+@pytest.mark.parametrize(("backend", "why"), [("mtmd", "libmtmd as its media half"), ("onnx", "no mmproj")])
+def test_without_a_reference_there_is_nothing_to_verify(folder: Path, tmp_path: Path, backend: str, why: str) -> None:
+    files = Deployment(None, folder / "good" / "mmproj.gguf")
+    if backend == "onnx":
+        export.deploy(export.open_source(folder / "good" / "mmproj.gguf"), tmp_path / "onnx")
+        files = find(tmp_path / "onnx")
+    with pytest.raises(InputError, match=why):
+        list(verify(files, PICTURES, tiny.EXACT.model_copy(update={"media_backend": backend})))
 
 
 def test_a_media_half_alone_is_compared_in_what_it_has(folder: Path) -> None:

@@ -64,9 +64,8 @@ def verify(
             other = stack.enter_context(closing(open_half(deployment, given, text)))
         reference = Checkpoint(checkpoint) if checkpoint else None
         if not other and not reference:
-            raise InputError(
-                "there is nothing to compare with: libmtmd needs an mmproj, and runs it no other way; give --checkpoint"
-            )
+            why = "no mmproj that libmtmd could read" if half.backend != "mtmd" else "libmtmd as its media half already"
+            raise InputError(f"the model has {why}, so there is nothing to compare with; give its checkpoint (--checkpoint)")
         for name, picture in pictures.items():
             if other:
                 yield from _against_libmtmd(name, picture, ours, other, bounds, question)
