@@ -16,7 +16,7 @@ from diptych.errors import FileError
 from diptych.families import lattice
 from diptych.families.base import Table
 from diptych.families.lattice import POSITIONS
-from diptych.families.packed import MERGE, Packed, Size, check_tower, fit, processed
+from diptych.families.packed import MERGE, Packed, Size, check_aspect, check_tower, fit, processed
 from diptych.graph import nn
 from diptych.types import MediaKind
 
@@ -125,6 +125,7 @@ class Glm4v(Packed):
     def used(self, width: int, height: int, low: int, high: int) -> Size:
         """As the others of its kind, but a picture with a side below one merged cell is first enlarged until it has one."""
         unit = self.hp.patch_size * self.hp.n_merge
+        check_aspect(width, height)
         if min(width, height) < unit:
             scale = max(unit / height, unit / width)
             width, height = int(width * scale), int(height * scale)
