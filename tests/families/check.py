@@ -1,10 +1,11 @@
 """What every family must hold, checked on a tiny random checkpoint: a family's test gives the checkpoint and a reference.
 
-check_family(convert.mmproj(convert.read_checkpoint(folder), "f32"), pictures, reference, agreeing=…)
+check_family(convert.mmproj(convert.read_checkpoint(folder), "f32"), sizes, reference, agreeing=…)
 """
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,19 +16,23 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
+import pytest
 from numpy.typing import NDArray
 
 from diptych import deploy, export, families
 from diptych.backend import open_half
 from diptych.encoder.half import FamilyHalf
+from diptych.errors import FileError
 from diptych.families.base import Family, MediaHalf, Rows, projector_type
 from diptych.graph.graph import Graph
 from diptych.options import Options
-from diptych.types import Media, MediaChunk, MediaSettings
+from diptych.types import Media, MediaChunk, MediaSettings, Piece
 from diptych.weights import Weights, write_gguf
 from mtmd import Mtmd
+from pictures import gradient, noise
 
 Pixels = NDArray[np.uint8]
+Size = tuple[int, int]  # (width, height) in pixels
 
 PIXELS = 1e-6  # absolute: what the graph is fed against the Hugging Face processor
 TRANSFORMERS = 1e-5  # relative to the largest value: f32 on both sides, sums in another order
@@ -45,11 +50,11 @@ class Expected:
 Reference = Callable[[Pixels], Expected]
 
 
-def check_family(weights: Weights, pictures: Sequence[Pixels], reference: Reference, *, agreeing: Sequence[Pixels] = ()) -> None:
-    """Every check there is. `agreeing` are pictures that libmtmd prepares as the Hugging Face processor does."""
-    family = families.for_projector(projector_type(weights.metadata) or "")(weights)
-    check_weights(family)
-    half = FamilyHalf(family, Options())
+def check_family(weights: Weights, sizes: Sequence[Size], reference: Reference, *, agreeing: Sequence[Size] = ()) -> None:
+    """Every check there is, on noise of some sizes. `agreeing` are those that libmtmd prepares as the Hugging Face processor."""
+    half = half_of(weights)
+    check_weights(half.family)
+    pictures = [noise(*size, seed=i) for i, size in enumerate(sizes)]
     chunks = [half.preprocess(media(p), MediaSettings()) for p in pictures]
     for picture, made in zip(pictures, chunks, strict=True):
         check_reference(half, made, reference(picture))
@@ -58,7 +63,7 @@ def check_family(weights: Weights, pictures: Sequence[Pixels], reference: Refere
     check_positions(half, [c for made in chunks for c in made])
     check_keys(half, pictures[0])
     half.close()
-    check_libmtmd(weights, agreeing)
+    check_libmtmd(weights, [noise(*size) for size in agreeing])
 
 
 def check_weights(family: Family) -> None:
@@ -146,25 +151,47 @@ def check_libmtmd(weights: Weights, pictures: Sequence[Pixels]) -> None:
         half.close()
 
 
-def check_static(weights: Weights, size: tuple[int, int]) -> None:
-    """The graph for one (width, height) takes a picture's patches alone, is of ONNX's own ops, and gives the encoder's rows."""
-    family = families.for_projector(projector_type(weights.metadata) or "")(weights)
-    half = FamilyHalf(family, Options())
-    picture = np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), np.uint8)
-    (chunk,) = half.preprocess(media(picture), MediaSettings(min_pixels=size[0] * size[1], max_pixels=size[0] * size[1]))
-    (piece,) = chunk.pieces
+def check_caught(weights: Weights, reference: Reference, size: Size) -> None:
+    """A fault that was planted in the family or in its weights shows."""
+    with pytest.raises(AssertionError):
+        check_family(weights, [size], reference)
+
+
+def check_missing(weights: Weights, missing: str) -> None:
+    """A file without a tensor is refused by its name."""
+    tensors = {name: tensor for name, tensor in weights.tensors.items() if name != missing}
+    with pytest.raises(FileError, match=re.escape(missing)):
+        half_of(Weights(weights.metadata, tensors))
+
+
+def check_marks(family: Family, start: str, end: str) -> None:
+    """The layout puts a picture between two texts."""
+    chunks = family.preprocess(media(gradient(56, 56)), MediaSettings())
+    assert family.layout(chunks) == [start, *chunks, end]
+
+
+def check_static(weights: Weights, size: Size) -> None:
+    """The graph for one (width, height) is whole, and so is a deployment of it."""
+    half = half_of(weights)
+    picture = media(noise(*size))
+    (chunk,) = half.preprocess(picture, MediaSettings(min_pixels=size[0] * size[1], max_pixels=size[0] * size[1]))
     with tempfile.TemporaryDirectory() as folder:
-        path = export.write(family, Path(folder) / "out", sizes=[size])[0]
-        onnx.checker.check_model(path, full_check=True)
-        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-        assert {i.name: (i.type, tuple(i.shape)) for i in session.get_inputs()} == {
-            name: ("tensor(float)", array.shape) for name, array in piece.inputs.items()
-        }
-        assert {node.domain for node in onnx.load(path, load_external_data=False).graph.node} == {""}
-        (rows,) = session.run(None, dict(piece.inputs))
-        assert far(rows, half.encode([piece])[0]) < TRANSFORMERS
-    check_deployed(family, half, media(picture), size)
+        check_graph(export.write(half.family, Path(folder) / "out", sizes=[size])[0], half, chunk.pieces)
+    check_deployed(half.family, half, picture, size)
     half.close()
+
+
+def check_graph(path: Path, half: MediaHalf, pieces: Sequence[Piece]) -> None:
+    """The graph for one size takes a picture's patches alone, is of ONNX's own ops, and gives the encoder's rows."""
+    (piece,) = pieces
+    onnx.checker.check_model(path, full_check=True)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    assert {i.name: (i.type, tuple(i.shape)) for i in session.get_inputs()} == {
+        name: ("tensor(float)", array.shape) for name, array in piece.inputs.items()
+    }
+    assert {node.domain for node in onnx.load(path, load_external_data=False).graph.node} == {""}
+    (rows,) = session.run(None, dict(piece.inputs))
+    assert far(rows, half.encode([piece])[0]) < TRANSFORMERS
 
 
 def check_deployed(family: Family, half: FamilyHalf, picture: Media, size: tuple[int, int]) -> None:
@@ -185,6 +212,23 @@ def check_deployed(family: Family, half: FamilyHalf, picture: Media, size: tuple
                 p if isinstance(p, str) else None for p in half.layout([wanted])
             ]
             deployed.close()
+
+
+def half_of(weights: Weights) -> FamilyHalf:
+    """The media half that reads a file of these weights."""
+    return FamilyHalf(families.for_projector(projector_type(weights.metadata) or "")(weights), Options())
+
+
+def rows_of(weights: Weights, picture: Pixels) -> Rows:
+    """The rows of a picture that is one piece."""
+    half = half_of(weights)
+    (chunk,) = half.preprocess(media(picture), MediaSettings())
+    return half.encode(chunk.pieces)[0]
+
+
+def within(sizes: Sequence[Size], low: float, high: float) -> list[Size]:
+    """Those of the sizes that have `low` to `high` pixels."""
+    return [(w, h) for w, h in sizes if low <= w * h <= high]
 
 
 def media(picture: Pixels) -> Media:

@@ -7,14 +7,27 @@ blocks alone are also Qwen2.5-VL's with windows and biases left out.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import gguf
 import numpy as np
 import pytest
-from check import TRANSFORMERS, Expected, Pixels, Reference, check_family, check_static, far, media, swapped
+from check import (
+    TRANSFORMERS,
+    Reference,
+    check_caught,
+    check_family,
+    check_marks,
+    check_missing,
+    check_static,
+    far,
+    media,
+    swapped,
+    within,
+)
+from checkpoints import Checkpoint, mmproj, of_shapes
+from reference import check_limits, processor, processor_class, reference
 
 import tiny_dotsocr as tiny
 from diptych import convert, families
@@ -26,8 +39,7 @@ from diptych.media.load import load
 from diptych.options import Options
 from diptych.prompt import ChatTemplate, build
 from diptych.types import MediaSettings, Message, Request, Source, TextChunk
-from diptych.weights import Weights
-from pictures import encoded, gradient, noise
+from pictures import encoded, noise
 
 SHAPES = {
     "usual": tiny.DotsOCR(),
@@ -37,52 +49,24 @@ SHAPES = {
     "tight-budget": tiny.DotsOCR(seed=4, min_pixels=28 * 28 * 16, max_pixels=28 * 28 * 30),
 }
 SIZES = [(84, 84), (112, 56), (61, 93), (333, 30), (9, 5), (1, 1), (28, 28 * 30), (1500, 1000), (14, 42), (42, 70), (4000, 20)]
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    made: dict[str, Path] = {}
-
-    def make(name: str) -> Path:
-        if name not in made:
-            made[name] = tiny.dotsocr(tmp_path_factory.mktemp(name), SHAPES[name])
-        return made[name]
-
-    return make
-
-
-def mmproj(folder: Path) -> Weights:
-    return convert.mmproj(convert.read_checkpoint(folder), "f32")
+checkpoint = of_shapes(tiny.dotsocr, SHAPES)
 
 
 def transformers(folder: Path) -> Reference:
-    import torch
-    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
-
-    model, processor = tiny.tower(folder), Qwen2VLImageProcessorPil.from_pretrained(folder)
-
-    def run(picture: Pixels) -> Expected:
-        made = processor(images=[picture], return_tensors="pt", input_data_format="channels_last")
-        with torch.no_grad():
-            rows = model(made["pixel_values"], grid_thw=made["image_grid_thw"]).pooler_output
-        return Expected([{"patches": made["pixel_values"].numpy()}], rows.numpy())
-
-    return run
+    return reference(tiny.tower(folder), processor(folder))
 
 
 @pytest.mark.parity
 @pytest.mark.parametrize("name", SHAPES)
-def test_the_family_holds_what_every_family_must(name: str, checkpoint: Callable[[str], Path]) -> None:
+def test_the_family_holds_what_every_family_must(name: str, checkpoint: Checkpoint) -> None:
     folder, shape = checkpoint(name), SHAPES[name]
-    sizes = SIZES if name == "usual" else SIZES[1:4]
-    pictures = [noise(w, h, seed=i) for i, (w, h) in enumerate(sizes)]
-    agreeing = [noise(w, h) for w, h in ((84, 84), (112, 168), (56, 140)) if shape.min_pixels <= w * h <= shape.max_pixels]
-    check_family(mmproj(folder), pictures, transformers(folder), agreeing=agreeing)
+    agreeing = within([(84, 84), (112, 168), (56, 140)], shape.min_pixels, shape.max_pixels)
+    check_family(mmproj(folder), SIZES if name == "usual" else SIZES[1:4], transformers(folder), agreeing=agreeing)
 
 
 @pytest.mark.parity
 @pytest.mark.parametrize("name", ["usual", "wide-head"])
-def test_the_blocks_are_those_of_qwen25vl_without_windows_and_biases(name: str, checkpoint: Callable[[str], Path]) -> None:
+def test_the_blocks_are_those_of_qwen25vl_without_windows_and_biases(name: str, checkpoint: Checkpoint) -> None:
     """The patches' kernel, the norm behind the blocks and the merger are of `tiny.tower` here; Qwen2.5-VL has others."""
     import torch
     from transformers import Qwen2_5_VLConfig
@@ -119,10 +103,9 @@ def test_the_blocks_are_those_of_qwen25vl_without_windows_and_biases(name: str, 
         ("v.pre_ln.weight", "mm.post_norm.weight"),
     ],
 )
-def test_two_weights_in_each_others_place_are_caught(pair: tuple[str, str], checkpoint: Callable[[str], Path]) -> None:
+def test_two_weights_in_each_others_place_are_caught(pair: tuple[str, str], checkpoint: Checkpoint) -> None:
     folder = checkpoint("usual")
-    with pytest.raises(AssertionError):
-        check_family(swapped(mmproj(folder), *pair), [noise(84, 56)], transformers(folder))
+    check_caught(swapped(mmproj(folder), *pair), transformers(folder), (84, 56))
 
 
 @pytest.mark.parity
@@ -135,21 +118,20 @@ def test_two_weights_in_each_others_place_are_caught(pair: tuple[str, str], chec
     ids=["angles row by row", "rows and columns of the angles"],
 )
 def test_places_that_are_mixed_up_are_caught(
-    name: str, fault: object, checkpoint: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+    name: str, fault: object, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(DotsOCR, name, fault)
     folder = checkpoint("usual")
-    with pytest.raises(AssertionError):
-        check_family(mmproj(folder), [noise(84, 56)], transformers(folder))
+    check_caught(mmproj(folder), transformers(folder), (84, 56))
 
 
 @pytest.mark.parity
 @pytest.mark.parametrize("size", [(28, 28), (56, 140), (168, 112)])
-def test_a_static_graph_gives_the_encoders_rows(size: tuple[int, int], checkpoint: Callable[[str], Path]) -> None:
+def test_a_static_graph_gives_the_encoders_rows(size: tuple[int, int], checkpoint: Checkpoint) -> None:
     check_static(mmproj(checkpoint("usual")), size)
 
 
-def test_exported_graphs_say_in_what_order_patches_come(checkpoint: Callable[[str], Path]) -> None:
+def test_exported_graphs_say_in_what_order_patches_come(checkpoint: Checkpoint) -> None:
     said = DotsOCR(mmproj(checkpoint("usual"))).explain()
     assert (
         "a row is a patch of 14 × 14 pixels, (channel, row, column); the 2 × 2 patches of a cell stand together"
@@ -158,7 +140,7 @@ def test_exported_graphs_say_in_what_order_patches_come(checkpoint: Callable[[st
     assert set(said) == {"patches", "cos", "sin", "spans", "embeddings"}
 
 
-def test_rows_of_a_picture_take_a_position_each(checkpoint: Callable[[str], Path]) -> None:
+def test_rows_of_a_picture_take_a_position_each(checkpoint: Checkpoint) -> None:
     family = DotsOCR(mmproj(checkpoint("usual")))
     (chunk,) = family.preprocess(media(noise(112, 56)), MediaSettings())
     planes, after = family.positions(chunk, 5)
@@ -183,7 +165,7 @@ TURNS = {
 @pytest.mark.parity
 @pytest.mark.parametrize("turns", TURNS)
 @pytest.mark.parametrize("lists", [True, False], ids=["the processor's template", "the tokenizer's, for text alone"])
-def test_prompts_are_what_both_published_templates_mean(lists: bool, turns: str, checkpoint: Callable[[str], Path]) -> None:
+def test_prompts_are_what_both_published_templates_mean(lists: bool, turns: str, checkpoint: Checkpoint) -> None:
     template, (given, wanted) = tiny.chat_template(lists), TURNS[turns]
     tokens = tiny.tokenizer()
 
@@ -251,17 +233,12 @@ def test_what_a_config_leaves_out_is_as_in_the_models_class() -> None:
 
 
 @pytest.mark.parity
-@pytest.mark.parametrize("processor", [{"size": {"shortest_edge": 4000, "longest_edge": 90000}}, {"max_pixels": 50000}, {}])
-def test_limits_are_read_as_transformers_reads_them(processor: dict[str, Any]) -> None:
-    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
-
-    size = Qwen2VLImageProcessorPil(**processor).size
-    made = DotsOCR.metadata(PUBLISHED, processor)
-    assert made["clip.vision.image_min_pixels"] == size["shortest_edge"]
-    assert made["clip.vision.image_max_pixels"] == size["longest_edge"]
+@pytest.mark.parametrize("settings", [{"size": {"shortest_edge": 4000, "longest_edge": 90000}}, {"max_pixels": 50000}, {}])
+def test_limits_are_read_as_transformers_reads_them(settings: dict[str, Any]) -> None:
+    check_limits(DotsOCR, PUBLISHED, settings, processor_class())
 
 
-def test_names_are_those_of_the_gguf_package(checkpoint: Callable[[str], Path]) -> None:
+def test_names_are_those_of_the_gguf_package(checkpoint: Checkpoint) -> None:
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.MMPROJ, 3)
     mlp = {".fc1.": ".gate_proj.", ".fc2.": ".down_proj.", ".fc3.": ".up_proj."}  # as llama.cpp's converter renames them
     theirs = set()
@@ -274,7 +251,7 @@ def test_names_are_those_of_the_gguf_package(checkpoint: Callable[[str], Path]) 
     assert set(mmproj(checkpoint("three-layers")).tensors) == theirs
 
 
-def test_the_text_half_knows_what_ends_an_answer(checkpoint: Callable[[str], Path]) -> None:
+def test_the_text_half_knows_what_ends_an_answer(checkpoint: Checkpoint) -> None:
     """llama.cpp's converter leaves it out, and its answers end with the token's text."""
     text = convert.text(convert.read_checkpoint(checkpoint("usual")))
     assert text.metadata["tokenizer.ggml.eot_token_id"] == tiny.tokenizer().token_to_id("<|endofassistant|>")
@@ -291,14 +268,10 @@ def test_a_tower_of_another_make_is_refused(name: str, value: object) -> None:
         DotsOCR.metadata(config, PROCESSOR)
 
 
-def test_a_missing_tensor_is_named(checkpoint: Callable[[str], Path]) -> None:
-    weights = mmproj(checkpoint("usual"))
-    tensors = {k: v for k, v in weights.tensors.items() if k != "mm.post_norm.weight"}
-    with pytest.raises(FileError, match=r"mm\.post_norm\.weight"):
-        FamilyHalf(DotsOCR(Weights(weights.metadata, tensors)), Options())
+def test_a_missing_tensor_is_named(checkpoint: Checkpoint) -> None:
+    check_missing(mmproj(checkpoint("usual")), "mm.post_norm.weight")
 
 
-def test_the_layout_puts_a_picture_between_its_tokens(checkpoint: Callable[[str], Path]) -> None:
+def test_the_layout_puts_a_picture_between_its_tokens(checkpoint: Checkpoint) -> None:
     family = families.for_architecture("DotsOCRForCausalLM")(mmproj(checkpoint("usual")))
-    chunks = family.preprocess(media(gradient(56, 56)), MediaSettings())
-    assert family.layout(chunks) == ["<|img|>", *chunks, "<|endofimg|>"]
+    check_marks(family, "<|img|>", "<|endofimg|>")

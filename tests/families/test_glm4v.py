@@ -8,18 +8,30 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
-import onnxruntime
 import pytest
-from check import Expected, Pixels, Reference, check_deployed, check_family, far, media, swapped
+from check import (
+    Reference,
+    check_caught,
+    check_deployed,
+    check_family,
+    check_graph,
+    check_marks,
+    check_missing,
+    far,
+    half_of,
+    media,
+    swapped,
+    within,
+)
+from checkpoints import Checkpoint, mmproj, of_shapes
+from reference import check_frames, check_rope_index, check_sizes, model, reference
 
 from diptych import convert, export, families
 from diptych.encoder.half import FamilyHalf
-from diptych.errors import FileError, MediaError
+from diptych.errors import FileError
 from diptych.families import glm4v
 from diptych.families.glm4v import GLM_OCR, Glm4v, cubic
 from diptych.options import Options
-from diptych.positions import text
 from diptych.types import MediaSettings
 from diptych.weights import Weights
 from pictures import gradient, noise
@@ -36,75 +48,31 @@ SHAPES = {
     "tight-budget": Glm(seed=7, min_pixels=2 * 28 * 28 * 16, max_pixels=2 * 28 * 28 * 30),
 }
 SIZES = [
-    (84, 84),
-    (112, 56),
-    (61, 93),
-    (333, 30),
-    (9, 5),
-    (1, 1),
-    (1, 190),
-    (27, 400),
-    (700, 430),
-    (14, 42),
-    (42, 70),
-    (336, 336),
-]
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    made: dict[str, Path] = {}
-
-    def make(name: str) -> Path:
-        if name not in made:
-            made[name] = write(tmp_path_factory.mktemp(name), SHAPES[name])
-        return made[name]
-
-    return make
-
-
-def mmproj(folder: Path) -> Weights:
-    return convert.mmproj(convert.read_checkpoint(folder), "f32")
-
-
-def model_of(folder: Path) -> Any:
-    import torch
-    from transformers import AutoModelForImageTextToText
-
-    torch.set_num_threads(1)
-    return AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).model.eval()
+    (84, 84), (112, 56), (61, 93), (333, 30), (9, 5), (1, 1), (1, 190), (27, 400), (700, 430), (14, 42), (42, 70), (336, 336),
+]  # fmt: skip
+checkpoint = of_shapes(write, SHAPES)
 
 
 def transformers(folder: Path) -> Reference:
-    import torch
     from transformers.models.glm4v.image_processing_pil_glm4v import Glm4vImageProcessorPil
     from transformers.models.glm46v.image_processing_pil_glm46v import Glm46VImageProcessorPil
 
-    visual = model_of(folder).visual
     newer = "Glm46V" in (folder / "preprocessor_config.json").read_text()
-    processor = (Glm46VImageProcessorPil if newer else Glm4vImageProcessorPil).from_pretrained(folder)
-
-    def run(picture: Pixels) -> Expected:
-        made = processor(images=[picture], return_tensors="pt", input_data_format="channels_last")
-        with torch.no_grad():
-            rows = visual(made["pixel_values"], grid_thw=made["image_grid_thw"]).pooler_output
-        return Expected([{"patches": made["pixel_values"].numpy()}], rows.numpy())
-
-    return run
+    processor = Glm46VImageProcessorPil if newer else Glm4vImageProcessorPil
+    return reference(model(folder).visual, processor.from_pretrained(folder))
 
 
 @pytest.mark.parity
 @pytest.mark.parametrize("name", SHAPES)
-def test_the_family_holds_what_every_family_must(name: str, checkpoint: Callable[[str], Path]) -> None:
+def test_the_family_holds_what_every_family_must(name: str, checkpoint: Checkpoint) -> None:
     folder, shape = checkpoint(name), SHAPES[name]
     sizes = SIZES if name in ("glm-4.1v", "glm-ocr") else SIZES[1:4]
-    pictures = [noise(w, h, seed=i) for i, (w, h) in enumerate(sizes)]
-    agreeing = [noise(w, h) for w, h in ((84, 84), (112, 168), (56, 140)) if shape.min_pixels <= 2 * w * h <= shape.max_pixels]
-    check_family(mmproj(folder), pictures, transformers(folder), agreeing=agreeing)
+    agreeing = within([(84, 84), (112, 168), (56, 140)], shape.min_pixels / 2, shape.max_pixels / 2)
+    check_family(mmproj(folder), sizes, transformers(folder), agreeing=agreeing)
 
 
 @pytest.mark.parity
-def test_pictures_that_share_a_run_get_the_rows_of_transformers(checkpoint: Callable[[str], Path]) -> None:
+def test_pictures_that_share_a_run_get_the_rows_of_transformers(checkpoint: Checkpoint) -> None:
     import torch
 
     folder = checkpoint("glm-4.1v")
@@ -112,22 +80,14 @@ def test_pictures_that_share_a_run_get_the_rows_of_transformers(checkpoint: Call
     pieces = [family.preprocess(media(noise(w, h)), MediaSettings())[0].pieces[0] for w, h in ((84, 84), (140, 56), (56, 252))]
     with torch.no_grad():
         patches = torch.from_numpy(np.concatenate([p.inputs["patches"] for p in pieces]))
-        wanted = model_of(folder).visual(patches, grid_thw=torch.tensor([p.grid for p in pieces])).pooler_output.numpy()
+        wanted = model(folder).visual(patches, grid_thw=torch.tensor([p.grid for p in pieces])).pooler_output.numpy()
     assert far(np.concatenate(FamilyHalf(family, Options()).encode(pieces)), wanted) < 1e-5
 
 
 @pytest.mark.parity
-def test_the_two_frames_of_a_patch_meet_their_own_kernels(checkpoint: Callable[[str], Path]) -> None:
-    import torch
-
+def test_the_two_frames_of_a_patch_meet_their_own_kernels(checkpoint: Checkpoint) -> None:
     folder = checkpoint("glm-ocr")
-    half = FamilyHalf(Glm4v(mmproj(folder)), Options())
-    (chunk,) = half.preprocess(media(noise(84, 112)), MediaSettings())
-    (piece,) = chunk.pieces
-    frames = np.random.default_rng(0).standard_normal(piece.inputs["patches"].shape, np.float32)  # no two frames alike
-    with torch.no_grad():
-        wanted = model_of(folder).visual(torch.from_numpy(frames), grid_thw=torch.tensor([piece.grid])).pooler_output.numpy()
-    assert far(half.encode([replace(piece, inputs={"patches": frames})])[0], wanted) < 1e-5
+    check_frames(Glm4v(mmproj(folder)), model(folder).visual, (84, 112))
 
 
 FAULTS = {
@@ -148,10 +108,9 @@ FAULTS = {
 
 @pytest.mark.parity
 @pytest.mark.parametrize(("name", "pair"), [(name, pair) for name, pairs in FAULTS.items() for pair in pairs])
-def test_two_weights_in_each_others_place_are_caught(name: str, pair: tuple[str, str], checkpoint: Callable[[str], Path]) -> None:
+def test_two_weights_in_each_others_place_are_caught(name: str, pair: tuple[str, str], checkpoint: Checkpoint) -> None:
     folder = checkpoint(name)
-    with pytest.raises(AssertionError):
-        check_family(swapped(mmproj(folder), *pair), [noise(112, 56)], transformers(folder))
+    check_caught(swapped(mmproj(folder), *pair), transformers(folder), (112, 56))
 
 
 @pytest.mark.parity
@@ -160,17 +119,16 @@ def test_two_weights_in_each_others_place_are_caught(name: str, pair: tuple[str,
     [("CUBIC", -0.5), ("MERGER_EPS", 1e-2), ("cubic", lambda n, side: np.roll(cubic(n, side), 1, axis=1))],
 )
 def test_numbers_of_another_make_are_caught(
-    name: str, value: object, checkpoint: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+    name: str, value: object, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = checkpoint("glm-4.1v")
     monkeypatch.setattr(glm4v, name, value)
-    with pytest.raises(AssertionError):
-        check_family(mmproj(folder), [noise(112, 56)], transformers(folder))
+    check_caught(mmproj(folder), transformers(folder), (112, 56))
 
 
 @pytest.mark.parity
 def test_lines_and_columns_of_the_position_table_in_each_others_place_are_caught(
-    checkpoint: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     right = Glm4v.tables
 
@@ -180,8 +138,7 @@ def test_lines_and_columns_of_the_position_table_in_each_others_place_are_caught
 
     monkeypatch.setattr(Glm4v, "tables", turned)
     folder = checkpoint("glm-4.1v")
-    with pytest.raises(AssertionError):
-        check_family(mmproj(folder), [noise(112, 56)], transformers(folder))
+    check_caught(mmproj(folder), transformers(folder), (112, 56))
 
 
 @pytest.mark.parity
@@ -202,42 +159,18 @@ def test_shares_are_those_of_grid_sample(n: int, side: int) -> None:
 @pytest.mark.parametrize(
     ("low", "high"), [(112 * 112, 28 * 28 * 15000), (112 * 112, 9633792), (2 * 28 * 28 * 16, 2 * 28 * 28 * 30), (2, 1568)]
 )
-def test_sizes_are_those_of_transformers(low: int, high: int, checkpoint: Callable[[str], Path]) -> None:
+def test_sizes_are_those_of_transformers(low: int, high: int, checkpoint: Checkpoint) -> None:
     from transformers.models.glm4v.image_processing_pil_glm4v import smart_resize
 
     family = Glm4v(mmproj(checkpoint("glm-4.1v")))
-    rng = np.random.default_rng(0)
-    sides = np.exp(rng.uniform(0, np.log(5000), (3000, 2))).round().astype(int).tolist()
-    sides += [[14, 42], [42, 14], [70, 70], [98, 126], [1000, 5], [5, 1000], [1, 200], [1, 201]]  # ties; the aspect's limit
-    for width, height in sides:
-        try:
-            wanted = smart_resize(2, height, width, 2, 28, low, high)[::-1]
-        except ValueError:
-            with pytest.raises(MediaError, match="200"):
-                family.used(width, height, low // 2, high // 2)
-        else:
-            assert family.used(width, height, low // 2, high // 2) == wanted
+    check_sizes(lambda w, h: family.used(w, h, low // 2, high // 2), lambda w, h: smart_resize(2, h, w, 2, 28, low, high)[::-1])
 
 
 @pytest.mark.parity
 @pytest.mark.parametrize("name", ["glm-4.1v", "glm-4.5v", "glm-4.6v", "glm-ocr"])
-def test_positions_are_those_of_transformers(name: str, checkpoint: Callable[[str], Path]) -> None:
-    import torch
-
+def test_positions_are_those_of_transformers(name: str, checkpoint: Checkpoint) -> None:
     folder = checkpoint(name)
-    family = Glm4v(mmproj(folder))
-    chunks = [family.preprocess(media(noise(w, h)), MediaSettings())[0] for w, h in ((112, 56), (61, 300), (84, 84))]
-    planes, types, at = [], [], 0
-    for n, chunk in zip((4, 1, 2), chunks, strict=True):  # text, picture, text, picture, text, picture, text
-        words, at = text(n, at, 4)
-        rows, at = family.positions(chunk, at)
-        planes += [words, rows]
-        types += [0] * n + [1] * chunk.n_tokens
-    planes.append(text(5, at, 4)[0])
-    types += [0] * 5
-    grids, ids = torch.tensor([c.pieces[0].grid for c in chunks]), torch.zeros(1, len(types), dtype=torch.long)
-    wanted, _ = model_of(folder).get_rope_index(ids, torch.tensor([types]), image_grid_thw=grids)
-    np.testing.assert_array_equal(np.concatenate(planes, axis=1)[:3], wanted[:, 0])
+    check_rope_index(Glm4v(mmproj(folder)), model(folder))
 
 
 # what llama.cpp's converter writes for these checkpoints
@@ -262,13 +195,13 @@ OF_OTHERS = {"v.norm_embd.weight", "v.position_embd.weight"}
     ],
 )
 def test_tensors_have_the_names_of_llama_cpps_converter(
-    name: str, n_layer: int, whole: set[str], layer: set[str], checkpoint: Callable[[str], Path]
+    name: str, n_layer: int, whole: set[str], layer: set[str], checkpoint: Checkpoint
 ) -> None:
     wanted = whole | {f"v.blk.{i}.{n}" for i in range(n_layer) for n in layer}
     assert set(mmproj(checkpoint(name)).tensors) == wanted
 
 
-def test_files_of_llama_cpps_converter_load(checkpoint: Callable[[str], Path]) -> None:
+def test_files_of_llama_cpps_converter_load(checkpoint: Checkpoint) -> None:
     """It writes neither the limits of pixels nor the merge size; the class defaults apply."""
     weights = mmproj(checkpoint("tight-budget"))
     plain = {k: v for k, v in weights.metadata.items() if "_pixels" not in k and "merge" not in k}
@@ -315,7 +248,7 @@ def test_glm_ocr_has_defaults_of_its_own() -> None:
 @pytest.mark.parametrize("convert_half", [convert.mmproj, convert.text])
 @pytest.mark.parametrize("vision", [{}, {"vision_config": "none"}])
 def test_a_config_without_a_tower_is_refused_by_both_halves(
-    convert_half: Callable[[convert.Checkpoint, str], Weights], vision: dict[str, Any], checkpoint: Callable[[str], Path]
+    convert_half: Callable[[convert.Checkpoint, str], Weights], vision: dict[str, Any], checkpoint: Checkpoint
 ) -> None:
     read = convert.read_checkpoint(checkpoint("glm-4.1v"))
     without = {k: v for k, v in read.config.items() if k != "vision_config"}
@@ -338,14 +271,11 @@ def test_a_processor_with_rules_of_its_own_is_refused() -> None:
 @pytest.mark.parametrize(
     "missing", ["v.norm_embd.weight", "v.position_embd.weight", "v.blk.1.ln2.weight", "mm.patch_merger.bias"]
 )
-def test_a_missing_tensor_is_named(missing: str, checkpoint: Callable[[str], Path]) -> None:
-    weights = mmproj(checkpoint("glm-4.1v"))
-    tensors = {k: v for k, v in weights.tensors.items() if k != missing}
-    with pytest.raises(FileError, match=missing):
-        FamilyHalf(Glm4v(Weights(weights.metadata, tensors)), Options())
+def test_a_missing_tensor_is_named(missing: str, checkpoint: Checkpoint) -> None:
+    check_missing(mmproj(checkpoint("glm-4.1v")), missing)
 
 
-def test_a_position_table_that_is_no_square_is_refused(checkpoint: Callable[[str], Path]) -> None:
+def test_a_position_table_that_is_no_square_is_refused(checkpoint: Checkpoint) -> None:
     weights = mmproj(checkpoint("glm-4.1v"))
     name = "v.position_embd.weight"
     odd = replace(weights.tensors[name], shape=(35, 64))
@@ -356,30 +286,24 @@ def test_a_position_table_that_is_no_square_is_refused(checkpoint: Callable[[str
 @pytest.mark.parametrize("name", ["glm-4.1v", "glm-ocr"])
 @pytest.mark.parametrize("size", [(84, 84), (196, 56)])
 def test_a_static_graph_has_one_input_and_the_same_rows(
-    name: str, size: tuple[int, int], checkpoint: Callable[[str], Path], tmp_path: Path
+    name: str, size: tuple[int, int], checkpoint: Checkpoint, tmp_path: Path
 ) -> None:
     folder = checkpoint(name)
     path, _ = export.export(folder, tmp_path / "out", sizes=[size])
-    onnx.checker.check_model(path, full_check=True)
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    assert [(i.name, i.type, i.shape) for i in session.get_inputs()] == [
-        ("patches", "tensor(float)", [size[0] * size[1] // 196, 1176])
-    ]
-    half = FamilyHalf(Glm4v(mmproj(folder)), Options())
-    (chunk,) = half.preprocess(media(noise(*size)), MediaSettings())
-    (rows,) = session.run(None, dict(chunk.pieces[0].inputs))
-    assert far(rows, half.encode(chunk.pieces)[0]) < 1e-5
-    check_deployed(Glm4v(mmproj(folder)), half, media(noise(*size)), size)
+    half, picture = half_of(mmproj(folder)), media(noise(*size))
+    (chunk,) = half.preprocess(picture, MediaSettings())
+    assert {name: a.shape for name, a in chunk.pieces[0].inputs.items()} == {"patches": (size[0] * size[1] // 196, 1176)}
+    check_graph(path, half, chunk.pieces)
+    check_deployed(half.family, half, picture, size)
 
 
-def test_an_exported_graph_says_how_it_is_fed(checkpoint: Callable[[str], Path]) -> None:
+def test_an_exported_graph_says_how_it_is_fed(checkpoint: Checkpoint) -> None:
     told = Glm4v(mmproj(checkpoint("glm-4.1v"))).explain()
     assert "each line of the table" in told["down"]
     assert "each column of the table" in told["across"]
     assert "down" not in Glm4v(mmproj(checkpoint("glm-ocr"))).explain()
 
 
-def test_the_layout_puts_a_picture_between_its_tokens(checkpoint: Callable[[str], Path]) -> None:
+def test_the_layout_puts_a_picture_between_its_tokens(checkpoint: Checkpoint) -> None:
     family = families.for_architecture("Glm4vForConditionalGeneration")(mmproj(checkpoint("glm-4.1v")))
-    chunks = family.preprocess(media(gradient(84, 84)), MediaSettings())
-    assert family.layout(chunks) == ["<|begin_of_image|>", *chunks, "<|end_of_image|>"]
+    check_marks(family, "<|begin_of_image|>", "<|end_of_image|>")

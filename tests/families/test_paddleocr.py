@@ -4,33 +4,34 @@ from __future__ import annotations
 
 import io
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
 import pytest
-from check import LIBMTMD, Expected, Pixels, Reference, check_family, check_static, far, media, swapped
+from check import LIBMTMD, Reference, check_caught, check_family, check_marks, check_static, far, rows_of, swapped, within
+from checkpoints import Checkpoint, mmproj, of_shapes
 from PIL import Image
+from reference import check_limits, check_rope_index, check_sizes, model, reference
 from safetensors.numpy import load_file, save_file
 
 import tiny_paddleocr as tiny
 import tiny_text
 from diptych import convert, families
 from diptych.encoder.half import FamilyHalf
-from diptych.errors import FileError, MediaError
+from diptych.errors import FileError
 from diptych.families import paddleocr
 from diptych.families.packed import Packed
 from diptych.families.paddleocr import PaddleOCR
 from diptych.media.load import load
 from diptych.options import Options
-from diptych.positions import text
 from diptych.prompt import ChatTemplate, build
-from diptych.types import MediaSettings, Message, Request, Source, TextChunk
+from diptych.types import Message, Request, Source, TextChunk
 from diptych.weights import Weights, open_gguf, write_gguf
 from mtmd import Mtmd
-from pictures import encoded, gradient, noise
+from pictures import encoded, noise
 
 SHAPES = {
     "usual": tiny.PaddleOCR(),
@@ -41,55 +42,35 @@ SHAPES = {
 }
 # grids larger and smaller than the table, and both at once; sides below a cell; ties of rounding
 SIZES = [(84, 84), (168, 56), (61, 93), (333, 30), (9, 5), (1, 1), (28, 28 * 30), (1500, 1000), (14, 42), (42, 70), (4000, 20)]
+checkpoint = of_shapes(tiny.paddleocr, SHAPES)
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    made: dict[str, Path] = {}
+def pil_processor() -> Any:
+    from transformers.models.paddleocr_vl.image_processing_pil_paddleocr_vl import PaddleOCRVLImageProcessorPil
 
-    def make(name: str) -> Path:
-        if name not in made:
-            made[name] = tiny.paddleocr(tmp_path_factory.mktemp(name), SHAPES[name])
-        return made[name]
-
-    return make
-
-
-def mmproj(folder: Path) -> Weights:
-    return convert.mmproj(convert.read_checkpoint(folder), "f32")
+    return PaddleOCRVLImageProcessorPil
 
 
 def transformers(folder: Path) -> Reference:
-    import torch
-    from transformers import PaddleOCRVLForConditionalGeneration
-    from transformers.models.paddleocr_vl.image_processing_pil_paddleocr_vl import PaddleOCRVLImageProcessorPil
+    def cells(values: np.ndarray, grid: tuple[int, int, int]) -> np.ndarray:
+        _, h, w = grid  # it has them row by row
+        return values.reshape(h // 2, 2, w // 2, 2, -1).swapaxes(1, 2).reshape(h * w, -1)
 
-    model = PaddleOCRVLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).model.eval()
-    processor = PaddleOCRVLImageProcessorPil.from_pretrained(folder)
-
-    def run(picture: Pixels) -> Expected:
-        made = processor(images=[picture], return_tensors="pt", input_data_format="channels_last")
-        with torch.no_grad():
-            (rows,) = model.get_image_features(made["pixel_values"], made["image_grid_thw"]).pooler_output
-        _, h, w = made["image_grid_thw"][0].tolist()
-        cells = made["pixel_values"].numpy().reshape(h // 2, 2, w // 2, 2, -1).swapaxes(1, 2)  # it has them row by row
-        return Expected([{"patches": cells.reshape(h * w, -1)}], rows.numpy())
-
-    return run
+    tower, processor = model(folder).get_image_features, pil_processor().from_pretrained(folder)
+    return reference(tower, processor, rows=lambda found: found.pooler_output[0], patches=cells)
 
 
 @pytest.mark.parity
 @pytest.mark.parametrize("name", SHAPES)
-def test_the_family_holds_what_every_family_must(name: str, checkpoint: Callable[[str], Path]) -> None:
-    folder = checkpoint(name)
+def test_the_family_holds_what_every_family_must(name: str, checkpoint: Checkpoint) -> None:
+    folder, shape = checkpoint(name), SHAPES[name]
     sizes = SIZES if name == "usual" else SIZES[1:4]
-    pictures = [noise(w, h, seed=i) for i, (w, h) in enumerate(sizes)]
     # libmtmd smooths the position table where the picture has fewer patches a side than it, and its GELU in the
     # projector is the tanh form: that and its f16 tables are what its tolerance is for
-    low, high, side = SHAPES[name].min_pixels, SHAPES[name].max_pixels, SHAPES[name].table * 14
-    agreeing = [noise(w, h) for w, h in ((84, 84), (112, 168), (140, 112)) if low <= w * h <= high and min(w, h) >= side]
+    larger = [size for size in ((84, 84), (112, 168), (140, 112)) if min(size) >= shape.table * 14]
+    agreeing = within(larger, shape.min_pixels, shape.max_pixels)
     assert agreeing
-    check_family(mmproj(folder), pictures, transformers(folder), agreeing=agreeing)
+    check_family(mmproj(folder), sizes, transformers(folder), agreeing=agreeing)
 
 
 @pytest.mark.parity
@@ -101,10 +82,9 @@ def test_the_family_holds_what_every_family_must(name: str, checkpoint: Callable
         ("v.post_ln.weight", "mm.input_norm.weight"),
     ],
 )
-def test_two_weights_in_each_others_place_are_caught(pair: tuple[str, str], checkpoint: Callable[[str], Path]) -> None:
+def test_two_weights_in_each_others_place_are_caught(pair: tuple[str, str], checkpoint: Checkpoint) -> None:
     folder = checkpoint("usual")
-    with pytest.raises(AssertionError):
-        check_family(swapped(mmproj(folder), *pair), [noise(84, 56)], transformers(folder))
+    check_caught(swapped(mmproj(folder), *pair), transformers(folder), (84, 56))
 
 
 BETWEEN = paddleocr.between
@@ -126,12 +106,11 @@ def _turned(grid: tuple[int, ...], side: int) -> tuple[np.ndarray, np.ndarray]:
     ids=["rows and columns of the position table", "tables row by row", "rows and columns of the angles"],
 )
 def test_places_that_are_mixed_up_are_caught(
-    owner: object, name: str, fault: object, checkpoint: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+    owner: object, name: str, fault: object, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(owner, name, staticmethod(fault) if owner is paddleocr else fault)
     folder = checkpoint("usual")
-    with pytest.raises(AssertionError):
-        check_family(mmproj(folder), [noise(84, 56)], transformers(folder))
+    check_caught(mmproj(folder), transformers(folder), (84, 56))
 
 
 @pytest.mark.parity
@@ -152,9 +131,7 @@ def test_the_position_table_is_stretched_as_pytorch_does(side: int) -> None:
 
 
 @pytest.mark.parity
-def test_libmtmd_differs_where_it_smooths_the_position_table_and_there_alone(
-    checkpoint: Callable[[str], Path], tmp_path: Path
-) -> None:
+def test_libmtmd_differs_where_it_smooths_the_position_table_and_there_alone(checkpoint: Checkpoint, tmp_path: Path) -> None:
     """A picture of 4 × 4 patches over a table of 6 × 6: with the table smoothed beforehand, the two agree."""
     import torch
 
@@ -162,28 +139,22 @@ def test_libmtmd_differs_where_it_smooths_the_position_table_and_there_alone(
     write_gguf(tmp_path / "mmproj.gguf", weights)
     with Mtmd(tmp_path / "mmproj.gguf") as other:
         wanted, _ = other.encode(picture)
-    assert far(rows(weights, picture), wanted) > 0.02
+    assert far(rows_of(weights, picture), wanted) > 0.02
     tensor = weights.tensors["v.position_embd.weight"]
     table = torch.from_numpy(tensor.float32()).T.reshape(1, -1, 6, 6)
     smooth = torch.nn.functional.interpolate(table, size=(4, 4), mode="bilinear", align_corners=False, antialias=True)
     values = np.ascontiguousarray(smooth.reshape(-1, 16).T.numpy())
     other_table = replace(tensor, shape=values.shape, read=lambda: values, place=None)
-    assert far(rows(Weights(weights.metadata, {**weights.tensors, tensor.name: other_table}), picture), wanted) < LIBMTMD
-
-
-def rows(weights: Weights, picture: Pixels) -> np.ndarray:
-    half = FamilyHalf(PaddleOCR(weights), Options())
-    (chunk,) = half.preprocess(media(picture), MediaSettings())
-    return half.encode(chunk.pieces)[0]
+    assert far(rows_of(Weights(weights.metadata, {**weights.tensors, tensor.name: other_table}), picture), wanted) < LIBMTMD
 
 
 @pytest.mark.parity
 @pytest.mark.parametrize("size", [(28, 28), (56, 140), (84, 84), (168, 112)])  # smaller and larger than the table
-def test_a_static_graph_has_the_position_table_folded_in(size: tuple[int, int], checkpoint: Callable[[str], Path]) -> None:
+def test_a_static_graph_has_the_position_table_folded_in(size: tuple[int, int], checkpoint: Checkpoint) -> None:
     check_static(mmproj(checkpoint("usual")), size)
 
 
-def test_exported_graphs_say_in_what_order_patches_come(checkpoint: Callable[[str], Path]) -> None:
+def test_exported_graphs_say_in_what_order_patches_come(checkpoint: Checkpoint) -> None:
     said = PaddleOCR(mmproj(checkpoint("usual"))).explain()
     assert (
         "a row is a patch of 14 × 14 pixels, (channel, row, column); the 2 × 2 patches of a cell stand together"
@@ -195,44 +166,19 @@ def test_exported_graphs_say_in_what_order_patches_come(checkpoint: Callable[[st
 
 @pytest.mark.parity
 @pytest.mark.parametrize(("low", "high"), [(384 * 384, 1536 * 1536), (28 * 28 * 16, 28 * 28 * 30), (1, 784)])
-def test_sizes_are_those_of_transformers(low: int, high: int, checkpoint: Callable[[str], Path]) -> None:
+def test_sizes_are_those_of_transformers(low: int, high: int, checkpoint: Checkpoint) -> None:
     from transformers.models.paddleocr_vl.image_processing_pil_paddleocr_vl import smart_resize
 
     family = PaddleOCR(mmproj(checkpoint("usual")))
-    rng = np.random.default_rng(0)
-    sides = np.exp(rng.uniform(0, np.log(5000), (3000, 2))).round().astype(int).tolist()
-    sides += [[a, b] for a in range(1, 32) for b in range(1, 32)]  # one side or both smaller than a cell
-    sides += [[14, 42], [42, 14], [70, 70], [98, 126], [20, 4000], [4000, 20], [20, 4001], [4001, 20], [1, 200], [201, 1]]
-    for width, height in sides:
-        if max(width, height) > 200 * min(width, height):
-            with pytest.raises(MediaError, match=f"{width}×{height}.*200"):
-                family.used(width, height, low, high)
-            with pytest.raises(ValueError, match="ratio"):
-                smart_resize(height, width, 28, low, high)
-        else:
-            assert family.used(width, height, low, high) == smart_resize(height, width, 28, low, high)[::-1], (width, height)
+    small = [(a, b) for a in range(1, 32) for b in range(1, 32)]  # one side or both smaller than a cell
+    edges = [(20, 4000), (4000, 20), (20, 4001), (4001, 20)]
+    check_sizes(lambda w, h: family.used(w, h, low, high), lambda w, h: smart_resize(h, w, 28, low, high)[::-1], [*small, *edges])
 
 
 @pytest.mark.parity
-def test_positions_are_those_of_transformers(checkpoint: Callable[[str], Path]) -> None:
-    import torch
-    from transformers import PaddleOCRVLForConditionalGeneration
-
+def test_positions_are_those_of_transformers(checkpoint: Checkpoint) -> None:
     folder = checkpoint("usual")
-    model = PaddleOCRVLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).model
-    family = PaddleOCR(mmproj(folder))
-    chunks = [family.preprocess(media(noise(w, h)), MediaSettings())[0] for w, h in ((112, 56), (61, 300), (84, 84))]
-    planes, types, at = [], [], 0
-    for n, chunk in zip((4, 1, 2), chunks, strict=True):  # text, picture, text, picture, text, picture, text
-        words, at = text(n, at, 4)
-        places, at = family.positions(chunk, at)
-        planes += [words, places]
-        types += [0] * n + [1] * chunk.n_tokens
-    planes.append(text(5, at, 4)[0])
-    types += [0] * 5
-    grids = torch.tensor([c.pieces[0].grid for c in chunks])
-    wanted, _ = model.get_rope_index(torch.zeros(1, len(types), dtype=torch.long), torch.tensor([types]), image_grid_thw=grids)
-    np.testing.assert_array_equal(np.concatenate(planes, axis=1)[:3], wanted[:, 0])
+    check_rope_index(PaddleOCR(mmproj(folder)), model(folder))
 
 
 A, B = encoded(noise(60, 60)), encoded(noise(31, 177))
@@ -247,15 +193,14 @@ TURNS = {
 @pytest.mark.parity
 @pytest.mark.parametrize("turns", TURNS)
 @pytest.mark.parametrize("version", ["1.0", "1.5"])
-def test_prompts_are_those_of_the_processor(version: str, turns: str, checkpoint: Callable[[str], Path]) -> None:
+def test_prompts_are_those_of_the_processor(version: str, turns: str, checkpoint: Checkpoint) -> None:
     from transformers import PaddleOCRVLProcessor, PreTrainedTokenizerFast
-    from transformers.models.paddleocr_vl.image_processing_pil_paddleocr_vl import PaddleOCRVLImageProcessorPil
 
     folder, template = checkpoint("usual"), tiny.chat_template(version)
     tokens = tiny_text.tokenizer(tiny.NAME)
     named = {"image_token": "<|IMAGE_PLACEHOLDER|>"}
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokens, eos_token="</s>", extra_special_tokens=named)
-    processor = PaddleOCRVLProcessor(PaddleOCRVLImageProcessorPil.from_pretrained(folder), tokenizer, chat_template=template)
+    processor = PaddleOCRVLProcessor(pil_processor().from_pretrained(folder), tokenizer, chat_template=template)
     given = TURNS[turns]
     content = [
         {"role": role, "content": [{"type": "text", "text": p} if isinstance(p, str) else {"type": "image"} for p in parts]}
@@ -314,7 +259,7 @@ def test_what_a_config_leaves_out_is_as_in_the_models_class() -> None:
 
 @pytest.mark.parity
 @pytest.mark.parametrize(
-    "processor",
+    "settings",
     [
         {"min_pixels": 4000, "max_pixels": 90000},
         {"size": {"shortest_edge": 4000, "longest_edge": 90000}},
@@ -322,17 +267,11 @@ def test_what_a_config_leaves_out_is_as_in_the_models_class() -> None:
         {},
     ],
 )
-def test_limits_and_levels_are_read_as_transformers_reads_them(processor: dict) -> None:
-    from transformers.models.paddleocr_vl.image_processing_pil_paddleocr_vl import PaddleOCRVLImageProcessorPil
-
-    wanted, made = PaddleOCRVLImageProcessorPil(**processor), PaddleOCR.metadata(FLAT, processor)
-    assert made["clip.vision.image_min_pixels"] == wanted.size["shortest_edge"]
-    assert made["clip.vision.image_max_pixels"] == wanted.size["longest_edge"]
-    assert made["clip.vision.image_mean"] == list(wanted.image_mean)
-    assert made["clip.vision.image_std"] == list(wanted.image_std)
+def test_limits_and_levels_are_read_as_transformers_reads_them(settings: dict) -> None:
+    check_limits(PaddleOCR, FLAT, settings, pil_processor())
 
 
-def test_names_are_those_of_the_gguf_package(checkpoint: Callable[[str], Path]) -> None:
+def test_names_are_those_of_the_gguf_package(checkpoint: Checkpoint) -> None:
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.MMPROJ, 3)
     found = convert.read_checkpoint(checkpoint("three-layers")).tensors
     theirs = set()
@@ -343,15 +282,15 @@ def test_names_are_those_of_the_gguf_package(checkpoint: Callable[[str], Path]) 
     assert set(mmproj(checkpoint("three-layers")).tensors) == theirs
 
 
-def test_a_file_of_llama_cpps_converter_gives_the_same_rows(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+def test_a_file_of_llama_cpps_converter_gives_the_same_rows(checkpoint: Checkpoint, tmp_path: Path) -> None:
     """Its tensors and metadata were compared one by one with ours; what it leaves out is the merge size."""
     weights = mmproj(checkpoint("usual"))
     theirs = {k: v for k, v in weights.metadata.items() if k != "clip.vision.spatial_merge_size"}
     write_gguf(tmp_path / "mmproj.gguf", Weights(theirs, weights.tensors))
-    np.testing.assert_array_equal(rows(open_gguf(tmp_path / "mmproj.gguf"), noise(61, 93)), rows(weights, noise(61, 93)))
+    np.testing.assert_array_equal(rows_of(open_gguf(tmp_path / "mmproj.gguf"), noise(61, 93)), rows_of(weights, noise(61, 93)))
 
 
-def test_tensors_that_the_models_code_does_not_read_are_left_out(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+def test_tensors_that_the_models_code_does_not_read_are_left_out(checkpoint: Checkpoint, tmp_path: Path) -> None:
     folder = tmp_path / "published"
     shutil.copytree(checkpoint("usual"), folder)
     tensors = load_file(folder / "model.safetensors")
@@ -374,7 +313,7 @@ def test_a_tower_of_another_make_is_refused(name: str, value: object) -> None:
 
 
 @pytest.mark.parametrize("n_rows", [0, 35])
-def test_a_position_table_that_is_not_square_is_refused(n_rows: int, checkpoint: Callable[[str], Path]) -> None:
+def test_a_position_table_that_is_not_square_is_refused(n_rows: int, checkpoint: Checkpoint) -> None:
     weights = mmproj(checkpoint("usual"))
     table = weights.tensors["v.position_embd.weight"]
     tensors = {k: v for k, v in weights.tensors.items() if v is not table}
@@ -385,7 +324,6 @@ def test_a_position_table_that_is_not_square_is_refused(n_rows: int, checkpoint:
         FamilyHalf(PaddleOCR(Weights(weights.metadata, tensors)), Options())
 
 
-def test_the_layout_puts_a_picture_between_its_tokens(checkpoint: Callable[[str], Path]) -> None:
+def test_the_layout_puts_a_picture_between_its_tokens(checkpoint: Checkpoint) -> None:
     family = families.for_architecture("PaddleOCRVLForConditionalGeneration")(mmproj(checkpoint("usual")))
-    chunks = family.preprocess(media(gradient(56, 56)), MediaSettings())
-    assert family.layout(chunks) == ["<|IMAGE_START|>", *chunks, "<|IMAGE_END|>"]
+    check_marks(family, "<|IMAGE_START|>", "<|IMAGE_END|>")

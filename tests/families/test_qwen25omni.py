@@ -10,18 +10,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from check import Expected, Pixels, Reference, check_family, check_static, media, swapped
+from check import Reference, check_caught, check_family, check_marks, check_static, media, rows_of, swapped
+from checkpoints import Checkpoint, mmproj, written_once
+from reference import model, processor, reference
 
 from diptych import convert, families
-from diptych.encoder.half import FamilyHalf
 from diptych.errors import FileError
 from diptych.families.qwen25omni import Qwen25Omni
 from diptych.families.qwen25vl import Qwen25VL
-from diptych.options import Options
 from diptych.positions import text
 from diptych.types import MediaSettings
 from diptych.weights import Weights, open_gguf, write_gguf
-from pictures import gradient, noise
+from pictures import noise
 from tiny_qwen25 import Qwen25VL as Shape
 from tiny_qwen25 import omni, thinker
 
@@ -30,78 +30,44 @@ CHECKPOINTS: dict[str, Callable[[Path], Path]] = {
     "whole": lambda folder: omni(folder, Shape(seed=1, window=112, v_embd=96, v_head=6, v_ff=72)),
 }
 SIZES = [(84, 140), (112, 84), (28, 28 * 13), (333, 30), (1, 1)]
+checkpoint = written_once(CHECKPOINTS)
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    made: dict[str, Path] = {}
-
-    def make(name: str) -> Path:
-        if name not in made:
-            made[name] = CHECKPOINTS[name](tmp_path_factory.mktemp(name))
-        return made[name]
-
-    return make
-
-
-def mmproj(folder: Path) -> Weights:
-    return convert.mmproj(convert.read_checkpoint(folder), "f32")
-
-
-def model(folder: Path) -> Any:
-    import torch
-    from transformers import Qwen2_5OmniThinkerForConditionalGeneration
-
-    torch.set_num_threads(1)
-    return Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).model.eval()
+def thinking(folder: Path) -> Any:
+    return model(folder, "Qwen2_5OmniThinkerForConditionalGeneration")
 
 
 def transformers(folder: Path) -> Reference:
-    import torch
-    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
-
-    visual, processor = model(folder).visual, Qwen2VLImageProcessorPil.from_pretrained(folder)
-
-    def run(picture: Pixels) -> Expected:
-        made = processor(images=[picture], return_tensors="pt", input_data_format="channels_last")
-        with torch.no_grad():
-            rows = visual(made["pixel_values"], grid_thw=made["image_grid_thw"]).pooler_output
-        return Expected([{"patches": made["pixel_values"].numpy()}], rows.numpy())
-
-    return run
+    return reference(thinking(folder).visual, processor(folder))
 
 
 @pytest.mark.parity
 @pytest.mark.parametrize("name", CHECKPOINTS)
-def test_the_family_holds_what_every_family_must(name: str, checkpoint: Callable[[str], Path]) -> None:
+def test_the_family_holds_what_every_family_must(name: str, checkpoint: Checkpoint) -> None:
     folder = checkpoint(name)
-    pictures = [noise(w, h, seed=i) for i, (w, h) in enumerate(SIZES)]
-    same = [(112, 112), (364, 308)] if name == "whole" else []  # llama.cpp knows windows of 112 pixels alone
-    check_family(mmproj(folder), pictures, transformers(folder), agreeing=[noise(w, h) for w, h in same])
+    agreeing = [(112, 112), (364, 308)] if name == "whole" else []  # llama.cpp knows windows of 112 pixels alone
+    check_family(mmproj(folder), SIZES, transformers(folder), agreeing=agreeing)
 
 
 @pytest.mark.parity
-def test_two_weights_in_each_others_place_are_caught(checkpoint: Callable[[str], Path]) -> None:
+def test_two_weights_in_each_others_place_are_caught(checkpoint: Checkpoint) -> None:
     folder = checkpoint("thinker")
-    with pytest.raises(AssertionError):
-        check_family(
-            swapped(mmproj(folder), "v.blk.2.attn_q.weight", "v.blk.2.attn_k.weight"), [noise(84, 140)], transformers(folder)
-        )
+    check_caught(swapped(mmproj(folder), "v.blk.2.attn_q.weight", "v.blk.2.attn_k.weight"), transformers(folder), (84, 140))
 
 
 @pytest.mark.parity
-def test_a_static_graph_gives_the_same_rows(checkpoint: Callable[[str], Path]) -> None:
+def test_a_static_graph_gives_the_same_rows(checkpoint: Checkpoint) -> None:
     check_static(mmproj(checkpoint("whole")), (140, 196))
 
 
 @pytest.mark.parity
-def test_positions_are_those_of_transformers(checkpoint: Callable[[str], Path]) -> None:
+def test_positions_are_those_of_transformers(checkpoint: Checkpoint) -> None:
     import torch
 
     folder = checkpoint("thinker")
-    reference, family = model(folder), Qwen25Omni(mmproj(folder))
+    whole, family = thinking(folder), Qwen25Omni(mmproj(folder))
     chunks = [family.preprocess(media(noise(w, h)), MediaSettings())[0] for w, h in ((112, 56), (61, 300), (84, 84))]
-    config, planes, ids, at = reference.config, [], [], 0
+    config, planes, ids, at = whole.config, [], [], 0
     for n, chunk in zip((4, 1, 2), chunks, strict=True):  # words, mark, picture, mark
         words, at = text(n + 1, at, 4)
         made, at = family.positions(chunk, at)
@@ -109,11 +75,11 @@ def test_positions_are_those_of_transformers(checkpoint: Callable[[str], Path]) 
         planes += [words, made, end]
         ids += [1] * n + [config.vision_start_token_id, *[config.image_token_id] * chunk.n_tokens, config.vision_end_token_id]
     grids = torch.tensor([c.pieces[0].grid for c in chunks])
-    wanted, _ = reference.get_rope_index(torch.tensor([ids]), image_grid_thw=grids, attention_mask=torch.ones(1, len(ids)))
+    wanted, _ = whole.get_rope_index(torch.tensor([ids]), image_grid_thw=grids, attention_mask=torch.ones(1, len(ids)))
     np.testing.assert_array_equal(np.concatenate(planes, axis=1)[:3], wanted[:, 0])
 
 
-def test_what_hears_and_speaks_is_left_out(checkpoint: Callable[[str], Path]) -> None:
+def test_what_hears_and_speaks_is_left_out(checkpoint: Checkpoint) -> None:
     checkpoints = convert.read_checkpoint(checkpoint("whole"))
     roots = {name.split(".")[0] for name in checkpoints.tensors}
     assert roots >= {"visual", "audio_tower", "talker", "token2wav"}
@@ -143,7 +109,7 @@ AUDIO = {
 } - {"a.blk.0.attn_k.bias", "a.position_embd.bias"}  # fmt: skip
 
 
-def test_a_file_of_llama_cpps_converter_gives_the_same_rows(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+def test_a_file_of_llama_cpps_converter_gives_the_same_rows(checkpoint: Checkpoint, tmp_path: Path) -> None:
     weights = mmproj(checkpoint("whole"))
     audio = {name: replace(weights.tensors["mm.2.bias"], name=name) for name in AUDIO}
     write_gguf(tmp_path / "theirs.gguf", Weights(CONVERTED, {**weights.tensors, **audio}))
@@ -151,21 +117,17 @@ def test_a_file_of_llama_cpps_converter_gives_the_same_rows(checkpoint: Callable
     family = families.open_family(tmp_path / "theirs.gguf")
     assert isinstance(family, Qwen25Omni)
     assert theirs.tensors.keys() > weights.tensors.keys()
-    made = []
-    for half in (FamilyHalf(Qwen25Omni(weights), Options()), FamilyHalf(family, Options())):
-        (chunk,) = half.preprocess(media(noise(364, 308)), MediaSettings())
-        made.append(half.encode(chunk.pieces)[0])
-    np.testing.assert_array_equal(*made)
+    np.testing.assert_array_equal(rows_of(theirs, noise(364, 308)), rows_of(weights, noise(364, 308)))
 
 
-def test_the_settings_of_the_thinker_are_those_of_the_whole(checkpoint: Callable[[str], Path]) -> None:
+def test_the_settings_of_the_thinker_are_those_of_the_whole(checkpoint: Checkpoint) -> None:
     whole = json.loads((checkpoint("whole") / "config.json").read_text())
     made = Qwen25Omni.metadata(whole, {})
     assert made == Qwen25Omni.metadata(whole["thinker_config"], {})
     assert made == {**Qwen25VL.metadata(whole["thinker_config"], {}), "clip.projector_type": "qwen2.5o"}
 
 
-def test_a_config_without_a_picture_side_is_refused(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+def test_a_config_without_a_picture_side_is_refused(checkpoint: Checkpoint, tmp_path: Path) -> None:
     folder = tmp_path / "c"
     folder.mkdir()
     for file in checkpoint("whole").iterdir():
@@ -181,8 +143,7 @@ def test_a_config_without_a_picture_side_is_refused(checkpoint: Callable[[str], 
 @pytest.mark.parametrize(
     "name", ["Qwen2_5OmniModel", "Qwen2_5OmniForConditionalGeneration", "Qwen2_5OmniThinkerForConditionalGeneration"]
 )
-def test_the_layout_puts_a_picture_between_its_own_marks(name: str, checkpoint: Callable[[str], Path]) -> None:
+def test_the_layout_puts_a_picture_between_its_own_marks(name: str, checkpoint: Checkpoint) -> None:
     family = families.for_architecture(name)(mmproj(checkpoint("thinker")))
-    chunks = family.preprocess(media(gradient(56, 56)), MediaSettings())
-    assert family.layout(chunks) == ["<|vision_bos|>", *chunks, "<|vision_eos|>"]
+    check_marks(family, "<|vision_bos|>", "<|vision_eos|>")
     assert family.placeholders["image"] == ("<|vision_bos|><|IMAGE|><|vision_eos|>", "<|IMAGE|>")

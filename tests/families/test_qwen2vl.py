@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from check import Expected, Pixels, Reference, check_family, far, media, swapped
+from check import Reference, check_caught, check_family, check_marks, check_missing, far, media, rows_of, swapped, within
+from checkpoints import Checkpoint, mmproj, of_shapes
+from reference import check_frames, check_limits, check_rope_index, check_sizes, model, processor, processor_class, reference
 
 import tiny
-from diptych import convert, families
-from diptych.encoder.half import FamilyHalf
-from diptych.errors import FileError, InputError, MediaError
+from diptych import families
+from diptych.errors import FileError, InputError
 from diptych.families.packed import fit
 from diptych.families.qwen2vl import Qwen2VL
-from diptych.options import Options
-from diptych.positions import text
 from diptych.types import MediaSettings
 from diptych.weights import Weights
 from pictures import gradient, noise
@@ -30,107 +28,48 @@ SHAPES = {
     "tight-budget": tiny.Qwen2VL(seed=4, min_pixels=28 * 28 * 16, max_pixels=28 * 28 * 30),
 }
 SIZES = [(84, 84), (112, 56), (61, 93), (333, 30), (9, 5), (1, 1), (28, 28 * 60), (1500, 1000), (14, 42), (42, 70), (4000, 20)]
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    made: dict[str, Path] = {}
-
-    def make(name: str) -> Path:
-        if name not in made:
-            made[name] = tiny.qwen2vl(tmp_path_factory.mktemp(name), SHAPES[name])
-        return made[name]
-
-    return make
-
-
-def mmproj(folder: Path) -> Weights:
-    return convert.mmproj(convert.read_checkpoint(folder), "f32")
+checkpoint = of_shapes(tiny.qwen2vl, SHAPES)
 
 
 def transformers(folder: Path) -> Reference:
-    import torch
-    from transformers import Qwen2VLForConditionalGeneration
-    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
-
-    visual = Qwen2VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).model.visual.eval()
-    processor = Qwen2VLImageProcessorPil.from_pretrained(folder)
-
-    def run(picture: Pixels) -> Expected:
-        made = processor(images=[picture], return_tensors="pt", input_data_format="channels_last")
-        with torch.no_grad():
-            rows = visual(made["pixel_values"], grid_thw=made["image_grid_thw"]).pooler_output
-        return Expected([{"patches": made["pixel_values"].numpy()}], rows.numpy())
-
-    return run
+    return reference(model(folder).visual, processor(folder))
 
 
 @pytest.mark.parity
 @pytest.mark.parametrize("name", SHAPES)
-def test_the_family_holds_what_every_family_must(name: str, checkpoint: Callable[[str], Path]) -> None:
-    folder = checkpoint(name)
-    sizes = SIZES if name == "usual" else SIZES[1:4]
-    pictures = [noise(w, h, seed=i) for i, (w, h) in enumerate(sizes)]
-    low, high = SHAPES[name].min_pixels, SHAPES[name].max_pixels
-    agreeing = [noise(w, h) for w, h in ((84, 84), (112, 168), (56, 140)) if low <= w * h <= high]
-    check_family(mmproj(folder), pictures, transformers(folder), agreeing=agreeing)
+def test_the_family_holds_what_every_family_must(name: str, checkpoint: Checkpoint) -> None:
+    folder, shape = checkpoint(name), SHAPES[name]
+    agreeing = within([(84, 84), (112, 168), (56, 140)], shape.min_pixels, shape.max_pixels)
+    check_family(mmproj(folder), SIZES if name == "usual" else SIZES[1:4], transformers(folder), agreeing=agreeing)
 
 
 @pytest.mark.parity
 @pytest.mark.parametrize("pair", [("v.blk.0.attn_q.weight", "v.blk.0.attn_k.weight"), ("v.blk.0.ln1.bias", "v.blk.1.ln2.bias")])
-def test_two_weights_in_each_others_place_are_caught(pair: tuple[str, str], checkpoint: Callable[[str], Path]) -> None:
+def test_two_weights_in_each_others_place_are_caught(pair: tuple[str, str], checkpoint: Checkpoint) -> None:
     folder = checkpoint("usual")
-    with pytest.raises(AssertionError):
-        check_family(swapped(mmproj(folder), *pair), [noise(84, 56)], transformers(folder))
+    check_caught(swapped(mmproj(folder), *pair), transformers(folder), (84, 56))
 
 
 @pytest.mark.parity
 def test_rows_and_columns_of_patches_in_each_others_place_are_caught(
-    checkpoint: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     right = Qwen2VL.angles
     monkeypatch.setattr(Qwen2VL, "angles", lambda self, grid: np.roll(right(self, grid), 4, axis=1))
     folder = checkpoint("usual")
-    with pytest.raises(AssertionError):
-        check_family(mmproj(folder), [noise(84, 56)], transformers(folder))
+    check_caught(mmproj(folder), transformers(folder), (84, 56))
 
 
 @pytest.mark.parity
-def test_the_two_frames_of_a_patch_meet_their_own_kernels(checkpoint: Callable[[str], Path]) -> None:
-    import torch
-    from transformers import Qwen2VLForConditionalGeneration
-
+def test_the_two_frames_of_a_patch_meet_their_own_kernels(checkpoint: Checkpoint) -> None:
     folder = checkpoint("usual")
-    visual = Qwen2VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).model.visual.eval()
-    half = FamilyHalf(Qwen2VL(mmproj(folder)), Options())
-    (chunk,) = half.preprocess(media(noise(84, 56)), MediaSettings())
-    (piece,) = chunk.pieces
-    frames = np.random.default_rng(0).standard_normal(piece.inputs["patches"].shape, np.float32)  # no two frames alike
-    with torch.no_grad():
-        wanted = visual(torch.from_numpy(frames), grid_thw=torch.tensor([piece.grid])).pooler_output.numpy()
-    assert far(half.encode([replace(piece, inputs={"patches": frames})])[0], wanted) < 1e-5
+    check_frames(Qwen2VL(mmproj(folder)), model(folder).visual, (84, 56))
 
 
 @pytest.mark.parity
-def test_positions_are_those_of_transformers(checkpoint: Callable[[str], Path]) -> None:
-    import torch
-    from transformers import Qwen2VLForConditionalGeneration
-
+def test_positions_are_those_of_transformers(checkpoint: Checkpoint) -> None:
     folder = checkpoint("usual")
-    model = Qwen2VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).model
-    family = Qwen2VL(mmproj(folder))
-    chunks = [family.preprocess(media(noise(w, h)), MediaSettings())[0] for w, h in ((112, 56), (61, 300), (84, 84))]
-    planes, types, at = [], [], 0
-    for n, chunk in zip((4, 1, 2), chunks, strict=True):  # text, picture, text, picture, text, picture, text
-        words, at = text(n, at, 4)
-        rows, at = family.positions(chunk, at)
-        planes += [words, rows]
-        types += [0] * n + [1] * chunk.n_tokens
-    planes.append(text(5, at, 4)[0])
-    types += [0] * 5
-    grids = torch.tensor([c.pieces[0].grid for c in chunks])
-    wanted, _ = model.get_rope_index(torch.zeros(1, len(types), dtype=torch.long), torch.tensor([types]), image_grid_thw=grids)
-    np.testing.assert_array_equal(np.concatenate(planes, axis=1)[:3], wanted[:, 0])
+    check_rope_index(Qwen2VL(mmproj(folder)), model(folder))
 
 
 @pytest.mark.parity
@@ -138,25 +77,17 @@ def test_positions_are_those_of_transformers(checkpoint: Callable[[str], Path]) 
 def test_sizes_are_those_of_transformers(low: int, high: int) -> None:
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
-    rng = np.random.default_rng(0)
-    sides = np.exp(rng.uniform(0, np.log(5000), (3000, 2))).round().astype(int).tolist()
-    sides += [[14, 42], [42, 14], [70, 70], [98, 126], [1000, 5], [5, 1000]]  # ties, which round to even; the aspect's limit
-    for width, height in sides:
-        if max(width, height) > 200 * min(width, height):
-            with pytest.raises(MediaError, match=f"{width}×{height}.*200"):
-                fit(width, height, 28, low, high)
-        else:
-            assert fit(width, height, 28, low, high) == smart_resize(height, width, 28, low, high)[::-1]
+    check_sizes(lambda w, h: fit(w, h, 28, low, high), lambda w, h: smart_resize(h, w, 28, low, high)[::-1])
 
 
-def test_pixel_limits_of_a_request_go_before_those_of_the_file(checkpoint: Callable[[str], Path]) -> None:
+def test_pixel_limits_of_a_request_go_before_those_of_the_file(checkpoint: Checkpoint) -> None:
     family = Qwen2VL(mmproj(checkpoint("tight-budget")))
     picture = media(gradient(600, 400))
     asked = (MediaSettings(), MediaSettings(max_pixels=10**6), MediaSettings(max_pixels=7000))
     assert [family.preprocess(picture, settings)[0].used for settings in asked] == [(168, 112), (588, 392), (84, 56)]
 
 
-def test_without_limits_in_the_file_those_of_the_processor_apply(checkpoint: Callable[[str], Path]) -> None:
+def test_without_limits_in_the_file_those_of_the_processor_apply(checkpoint: Checkpoint) -> None:
     weights = mmproj(checkpoint("tight-budget"))
     plain = {k: v for k, v in weights.metadata.items() if "_pixels" not in k and "merge" not in k}  # as llama.cpp writes them
     (chunk,) = Qwen2VL(Weights(plain, weights.tensors)).preprocess(media(gradient(2000, 1000)), MediaSettings())
@@ -164,16 +95,15 @@ def test_without_limits_in_the_file_those_of_the_processor_apply(checkpoint: Cal
     assert (chunk.grid.h, chunk.grid.w, chunk.n_tokens) == (25, 50, 1250)
 
 
-def test_files_of_old_converters_load(checkpoint: Callable[[str], Path]) -> None:
+def test_files_of_old_converters_load(checkpoint: Checkpoint) -> None:
     """Up and down of the MLP under each other's names, or q, k and v in one tensor, give the same rows."""
-    weights = mmproj(checkpoint("usual"))
-    (chunk,) = Qwen2VL(weights).preprocess(media(noise(84, 56)), MediaSettings())
-    wanted = rows(weights, chunk.pieces)
+    weights, picture = mmproj(checkpoint("usual")), noise(84, 56)
+    wanted = rows_of(weights, picture)
     for layer in range(2):
         for kind in ("weight", "bias"):
             weights = swapped(weights, f"v.blk.{layer}.ffn_up.{kind}", f"v.blk.{layer}.ffn_down.{kind}")
-    np.testing.assert_array_equal(rows(weights, chunk.pieces), wanted)
-    assert far(rows(fused(weights), chunk.pieces), wanted) < 1e-5
+    np.testing.assert_array_equal(rows_of(weights, picture), wanted)
+    assert far(rows_of(fused(weights), picture), wanted) < 1e-5
 
 
 def fused(weights: Weights) -> Weights:
@@ -185,10 +115,6 @@ def fused(weights: Weights) -> Weights:
             name = f"v.blk.{layer}.attn_qkv.{kind}"
             tensors[name] = replace(parts[0], name=name, shape=whole.shape, read=lambda whole=whole: whole, place=None)
     return Weights(weights.metadata, tensors)
-
-
-def rows(weights: Weights, pieces: object) -> np.ndarray:
-    return FamilyHalf(Qwen2VL(weights), Options()).encode(pieces)[0]
 
 
 FLAT = {  # config.json as Qwen2-VL was published
@@ -216,7 +142,7 @@ def test_metadata_is_read_from_both_styles_of_config(nested: bool) -> None:
 
 @pytest.mark.parity
 @pytest.mark.parametrize(
-    "processor",
+    "settings",
     [
         {"min_pixels": 4000, "max_pixels": 90000},
         {"size": {"shortest_edge": 4000, "longest_edge": 90000}},
@@ -224,13 +150,8 @@ def test_metadata_is_read_from_both_styles_of_config(nested: bool) -> None:
         {},
     ],
 )
-def test_pixel_limits_are_read_as_transformers_reads_them(processor: dict) -> None:
-    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
-
-    size = Qwen2VLImageProcessorPil(**processor).size
-    made = Qwen2VL.metadata(FLAT, processor)
-    assert made["clip.vision.image_min_pixels"] == size["shortest_edge"]
-    assert made["clip.vision.image_max_pixels"] == size["longest_edge"]
+def test_pixel_limits_are_read_as_transformers_reads_them(settings: dict) -> None:
+    check_limits(Qwen2VL, FLAT, settings, processor_class())
 
 
 @pytest.mark.parametrize(("name", "value"), [("hidden_act", "gelu"), ("temporal_patch_size", 1), ("in_chans", 1)])
@@ -240,20 +161,16 @@ def test_a_tower_of_another_make_is_refused(name: str, value: object) -> None:
         Qwen2VL.metadata(config, {})
 
 
-def test_a_missing_tensor_is_named(checkpoint: Callable[[str], Path]) -> None:
-    weights = mmproj(checkpoint("usual"))
-    tensors = {k: v for k, v in weights.tensors.items() if k != "v.blk.1.ln2.weight"}
-    with pytest.raises(FileError, match=r"v\.blk\.1\.ln2\.weight"):
-        FamilyHalf(Qwen2VL(Weights(weights.metadata, tensors)), Options())
+def test_a_missing_tensor_is_named(checkpoint: Checkpoint) -> None:
+    check_missing(mmproj(checkpoint("usual")), "v.blk.1.ln2.weight")
 
 
-def test_the_layout_puts_a_picture_between_its_tokens(checkpoint: Callable[[str], Path]) -> None:
+def test_the_layout_puts_a_picture_between_its_tokens(checkpoint: Checkpoint) -> None:
     family = families.for_architecture("Qwen2VLForConditionalGeneration")(mmproj(checkpoint("usual")))
-    chunks = family.preprocess(media(gradient(56, 56)), MediaSettings())
-    assert family.layout(chunks) == ["<|vision_start|>", *chunks, "<|vision_end|>"]
+    check_marks(family, "<|vision_start|>", "<|vision_end|>")
 
 
-def test_limits_that_exclude_each_other_are_refused(checkpoint: Callable[[str], Path]) -> None:
+def test_limits_that_exclude_each_other_are_refused(checkpoint: Checkpoint) -> None:
     family = families.for_architecture("Qwen2VLForConditionalGeneration")(mmproj(checkpoint("usual")))
     with pytest.raises(InputError, match="min_pixels is 9000, more than max_pixels, 8000"):
         family.preprocess(media(gradient(56, 56)), MediaSettings(min_pixels=9000, max_pixels=8000))

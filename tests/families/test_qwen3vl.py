@@ -9,16 +9,28 @@ from typing import Any
 
 import numpy as np
 import pytest
-from check import TRANSFORMERS, Expected, Pixels, Reference, check_family, check_static, far, media, swapped
+from check import (
+    TRANSFORMERS,
+    Reference,
+    check_caught,
+    check_family,
+    check_missing,
+    check_static,
+    far,
+    half_of,
+    media,
+    rows_of,
+    swapped,
+    within,
+)
+from checkpoints import Checkpoint, mmproj, of_shapes
+from reference import check_frames, check_rope_index, model, processor, reference
 
 import tiny_qwen3
 from diptych import convert
-from diptych.encoder.half import FamilyHalf
 from diptych.errors import FileError
 from diptych.families import qwen3vl
 from diptych.families.qwen3vl import LIMITS, Qwen3VL, between
-from diptych.options import Options
-from diptych.positions import text
 from diptych.types import MediaSettings
 from diptych.weights import Weights
 from diptych.weights.tensor import in_memory
@@ -38,100 +50,58 @@ SHAPES = {
 }
 # grids of 2×2 to 20×20 patches, and lines
 SIZES = [(192, 192), (128, 64), (61, 93), (333, 30), (9, 5), (1, 1), (32, 32 * 60), (1500, 1000), (16, 48), (48, 80), (4000, 20)]
+checkpoint = of_shapes(tiny_qwen3.write, SHAPES)
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    made: dict[str, Path] = {}
-
-    def make(name: str) -> Path:
-        if name not in made:
-            made[name] = tiny_qwen3.write(tmp_path_factory.mktemp("tiny"), SHAPES[name])
-        return made[name]
-
-    return make
-
-
-def mmproj(folder: Path) -> Weights:
-    return convert.mmproj(convert.read_checkpoint(folder), "f32")
-
-
-def tower(folder: Path) -> Any:
+def with_taps(found: Any) -> Any:
     import torch
-    from transformers import AutoModelForImageTextToText
 
-    return AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).model.visual.eval()
+    return torch.cat([found.pooler_output, *(getattr(found, "deepstack_features", None) or [])], dim=1)
 
 
 def transformers(folder: Path) -> Reference:
-    import torch
-    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
-
-    visual, processor = tower(folder), Qwen2VLImageProcessorPil.from_pretrained(folder)
-
-    def run(picture: Pixels) -> Expected:
-        made = processor(images=[picture], return_tensors="pt", input_data_format="channels_last")
-        with torch.no_grad():
-            found = visual(made["pixel_values"], grid_thw=made["image_grid_thw"])
-        rows = torch.cat([found.pooler_output, *(getattr(found, "deepstack_features", None) or [])], dim=1)
-        return Expected([{"patches": made["pixel_values"].numpy()}], rows.numpy())
-
-    return run
+    return reference(model(folder).visual, processor(folder), rows=with_taps)
 
 
 @pytest.mark.parity
 @pytest.mark.parametrize("name", SHAPES)
-def test_the_family_holds_what_every_family_must(name: str, checkpoint: Callable[[str], Path]) -> None:
-    folder = checkpoint(name)
-    sizes = SIZES if name == "usual" else SIZES[1:4]
-    pictures = [noise(w, h, seed=i) for i, (w, h) in enumerate(sizes)]
-    low, high = SHAPES[name].min_pixels, SHAPES[name].max_pixels
-    agreeing = [noise(w, h) for w, h in ((96, 96), (128, 192), (64, 160), (256, 288)) if low <= w * h <= high]
-    check_family(mmproj(folder), pictures, transformers(folder), agreeing=agreeing)
+def test_the_family_holds_what_every_family_must(name: str, checkpoint: Checkpoint) -> None:
+    folder, shape = checkpoint(name), SHAPES[name]
+    agreeing = within([(96, 96), (128, 192), (64, 160), (256, 288)], shape.min_pixels, shape.max_pixels)
+    check_family(mmproj(folder), SIZES if name == "usual" else SIZES[1:4], transformers(folder), agreeing=agreeing)
 
 
 @pytest.mark.parity
 @pytest.mark.parametrize("name", ["usual", "three mergers out of order"])
-def test_the_merger_and_each_deepstack_layer_are_exact_by_themselves(name: str, checkpoint: Callable[[str], Path]) -> None:
+def test_the_merger_and_each_deepstack_layer_are_exact_by_themselves(name: str, checkpoint: Checkpoint) -> None:
     folder, picture = checkpoint(name), noise(160, 224)
-    weights = mmproj(folder)
-    (chunk,) = Qwen3VL(weights).preprocess(media(picture), MediaSettings())
     n = 1 + len(SHAPES[name].deepstack)
-    found, wanted = rows(weights, chunk.pieces), transformers(folder)(picture).rows
+    found, wanted = rows_of(mmproj(folder), picture), transformers(folder)(picture).rows
     for ours, theirs in zip(np.split(found, n, axis=1), np.split(wanted, n, axis=1), strict=True):
         assert far(ours, theirs) < TRANSFORMERS
 
 
 @pytest.mark.parity
 @pytest.mark.parametrize("name", ["usual", "no deepstack", "Qwen3.5"])
-def test_a_static_graph_takes_patches_alone(name: str, checkpoint: Callable[[str], Path]) -> None:
+def test_a_static_graph_takes_patches_alone(name: str, checkpoint: Checkpoint) -> None:
     check_static(mmproj(checkpoint(name)), (160, 96))
 
 
 @pytest.mark.parity
 @pytest.mark.parametrize("kind", ["norm.weight", "norm.bias", "fc1.weight", "fc2.bias"])
-def test_deepstack_layers_in_each_others_place_are_caught(kind: str, checkpoint: Callable[[str], Path]) -> None:
+def test_deepstack_layers_in_each_others_place_are_caught(kind: str, checkpoint: Checkpoint) -> None:
     folder = checkpoint("usual")
-    check_caught(folder, swapped(mmproj(folder), f"v.deepstack.0.{kind}", f"v.deepstack.2.{kind}"))
+    check_caught(swapped(mmproj(folder), f"v.deepstack.0.{kind}", f"v.deepstack.2.{kind}"), transformers(folder), (96, 64))
 
 
 @pytest.mark.parity
-def test_a_table_of_positions_by_columns_is_caught(checkpoint: Callable[[str], Path]) -> None:
+def test_a_table_of_positions_by_columns_is_caught(checkpoint: Checkpoint) -> None:
     folder = checkpoint("usual")
     weights = mmproj(folder)
     name, side = qwen3vl.POSITIONS, SHAPES["usual"].side
     table = weights.tensors[name].read().reshape(side, side, -1).swapaxes(0, 1).reshape(side**2, -1)
-    check_caught(folder, Weights(weights.metadata, {**weights.tensors, name: in_memory(name, np.ascontiguousarray(table))}))
-
-
-def check_caught(folder: Path, weights: Weights) -> None:
-    """A fault that was planted in the family or in its weights shows."""
-    with pytest.raises(AssertionError):
-        check_family(weights, [noise(96, 64)], transformers(folder))
-
-
-def rows(weights: Weights, pieces: Any) -> np.ndarray:
-    return FamilyHalf(Qwen3VL(weights), Options()).encode(pieces)[0]
+    turned = Weights(weights.metadata, {**weights.tensors, name: in_memory(name, np.ascontiguousarray(table))})
+    check_caught(turned, transformers(folder), (96, 64))
 
 
 Lattice = tuple[np.ndarray, np.ndarray]
@@ -146,15 +116,15 @@ FAULTS: dict[str, Callable[[Lattice], Lattice]] = {
 @pytest.mark.parity
 @pytest.mark.parametrize("fault", FAULTS)
 def test_faults_between_the_rows_of_the_table_are_caught(
-    fault: str, checkpoint: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+    fault: str, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(qwen3vl, "between", lambda grid, side: FAULTS[fault](between(grid, side)))
     folder = checkpoint("usual")
-    check_caught(folder, mmproj(folder))
+    check_caught(mmproj(folder), transformers(folder), (96, 64))
 
 
 @pytest.mark.parity
-def test_taps_in_raster_order_are_caught(checkpoint: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_taps_in_raster_order_are_caught(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     def tables(self: Qwen3VL, grid: tuple[int, ...]) -> dict[str, np.ndarray]:
         taps, shares = between(grid[1:], SHAPES["usual"].side)
         return {**right(self, grid), "taps": taps.reshape(-1, 4), "shares": shares.reshape(-1, 4)}
@@ -162,7 +132,7 @@ def test_taps_in_raster_order_are_caught(checkpoint: Callable[[str], Path], monk
     right = Qwen3VL.tables
     monkeypatch.setattr(Qwen3VL, "tables", tables)
     folder = checkpoint("usual")
-    check_caught(folder, mmproj(folder))
+    check_caught(mmproj(folder), transformers(folder), (96, 64))
 
 
 @pytest.mark.parity
@@ -190,50 +160,26 @@ def test_the_corners_of_the_table_stand_on_those_of_the_picture() -> None:
 
 
 @pytest.mark.parity
-def test_the_two_frames_of_a_patch_meet_their_own_kernels(checkpoint: Callable[[str], Path]) -> None:
-    import torch
-
+def test_the_two_frames_of_a_patch_meet_their_own_kernels(checkpoint: Checkpoint) -> None:
     folder = checkpoint("no deepstack")
-    half = FamilyHalf(Qwen3VL(mmproj(folder)), Options())
-    (chunk,) = half.preprocess(media(noise(96, 64)), MediaSettings())
-    (piece,) = chunk.pieces
-    frames = np.random.default_rng(0).standard_normal(piece.inputs["patches"].shape, np.float32)  # no two frames alike
-    with torch.no_grad():
-        wanted = tower(folder)(torch.from_numpy(frames), grid_thw=torch.tensor([piece.grid])).pooler_output.numpy()
-    assert far(half.encode([replace(piece, inputs={"patches": frames})])[0], wanted) < TRANSFORMERS
+    check_frames(Qwen3VL(mmproj(folder)), model(folder).visual, (96, 64))
 
 
 @pytest.mark.parity
 @pytest.mark.parametrize("name", ["usual", "Qwen3.5"])
-def test_positions_are_those_of_transformers(name: str, checkpoint: Callable[[str], Path]) -> None:
-    import torch
-    from transformers import AutoModelForImageTextToText
-
+def test_positions_are_those_of_transformers(name: str, checkpoint: Checkpoint) -> None:
     folder = checkpoint(name)
-    model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).model
-    family = Qwen3VL(mmproj(folder))
-    chunks = [family.preprocess(media(noise(w, h)), MediaSettings())[0] for w, h in ((128, 64), (61, 300), (96, 96))]
-    planes, types, at = [], [], 0
-    for n, chunk in zip((4, 1, 2), chunks, strict=True):  # text, picture, text, picture, text, picture, text
-        words, at = text(n, at, 4)
-        placed, at = family.positions(chunk, at)
-        planes += [words, placed]
-        types += [0] * n + [1] * chunk.n_tokens
-    planes.append(text(5, at, 4)[0])
-    types += [0] * 5
-    grids = torch.tensor([c.pieces[0].grid for c in chunks])
-    wanted, _ = model.get_rope_index(torch.zeros(1, len(types), dtype=torch.long), torch.tensor([types]), image_grid_thw=grids)
-    np.testing.assert_array_equal(np.concatenate(planes, axis=1)[:3], wanted[:, 0])
+    check_rope_index(Qwen3VL(mmproj(folder)), model(folder), ((128, 64), (61, 300), (96, 96)))
 
 
-def test_pixel_limits_are_the_checkpoints_own(checkpoint: Callable[[str], Path]) -> None:
+def test_pixel_limits_are_the_checkpoints_own(checkpoint: Checkpoint) -> None:
     family = Qwen3VL(mmproj(checkpoint("tight budget")))
     asked = (MediaSettings(), MediaSettings(max_pixels=10**6), MediaSettings(max_pixels=7000))
     used = [family.preprocess(media(gradient(600, 400)), settings)[0].used for settings in asked]
     assert used == [(192, 128), (608, 384), (96, 64)]
 
 
-def test_files_of_llama_cpps_converter_load(checkpoint: Callable[[str], Path]) -> None:
+def test_files_of_llama_cpps_converter_load(checkpoint: Checkpoint) -> None:
     """It leaves the pixel limits out, and gives the encoder the text half's epsilon, which is not what the model's code has."""
     weights = mmproj(checkpoint("usual"))
     plain = {k: v for k, v in weights.metadata.items() if not k.endswith("_pixels")}
@@ -241,7 +187,7 @@ def test_files_of_llama_cpps_converter_load(checkpoint: Callable[[str], Path]) -
     family = Qwen3VL(Weights(plain, weights.tensors))
     assert family.pixel_limits(MediaSettings()) == LIMITS == (65536, 16777216)
     (chunk,) = family.preprocess(media(noise(96, 64)), MediaSettings(min_pixels=1))
-    np.testing.assert_array_equal(rows(family.weights, chunk.pieces), rows(weights, chunk.pieces))
+    np.testing.assert_array_equal(half_of(family.weights).encode(chunk.pieces)[0], half_of(weights).encode(chunk.pieces)[0])
 
 
 CONFIG: dict[str, Any] = {"architectures": ["Qwen3VLForConditionalGeneration"], "vision_config": {}}
@@ -290,7 +236,7 @@ def test_a_tower_of_another_make_is_refused(name: str, value: object) -> None:
         Qwen3VL.metadata({**CONFIG, "vision_config": {name: value}}, PROCESSOR)
 
 
-def test_a_config_without_a_tower_is_refused(checkpoint: Callable[[str], Path]) -> None:
+def test_a_config_without_a_tower_is_refused(checkpoint: Checkpoint) -> None:
     found = convert.read_checkpoint(checkpoint("usual"))
     with pytest.raises(FileError, match=r"config\.json"):
         convert.mmproj(replace(found, config={**found.config, "vision_config": None}))
@@ -301,11 +247,10 @@ def test_a_checkpoint_that_does_not_say_how_pictures_are_prepared_is_refused() -
         Qwen3VL.metadata(CONFIG, {})
 
 
-def test_a_missing_tensor_is_named(checkpoint: Callable[[str], Path]) -> None:
+def test_a_missing_tensor_is_named(checkpoint: Checkpoint) -> None:
     weights = mmproj(checkpoint("usual"))
     for name in ("v.deepstack.2.norm.bias", qwen3vl.POSITIONS):
-        family = Qwen3VL(Weights(weights.metadata, {k: v for k, v in weights.tensors.items() if k != name}))
-        with pytest.raises(FileError, match=name):
-            FamilyHalf(family, Options())
+        check_missing(weights, name)
+    family = Qwen3VL(Weights(weights.metadata, {k: v for k, v in weights.tensors.items() if k != qwen3vl.POSITIONS}))
     with pytest.raises(FileError, match=qwen3vl.POSITIONS):
         family.tables((1, 2, 2))
