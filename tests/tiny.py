@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from diptych.options import Options
+from tiny_shape import MropeText, Tower, draw
 
 # arithmetic that does not depend on what else is in a batch
 EXACT = Options(n_ctx=1024, threads=1, cache_type_k="f32", cache_type_v="f32", flash_attn="off")
@@ -28,28 +29,14 @@ CHAT_TEMPLATE = (
 )  # Qwen2-VL's own, video left out
 
 
-@dataclass(frozen=True)
-class Qwen2VL:
+@dataclass(frozen=True, kw_only=True)
+class Qwen2VL(Tower, MropeText):
     """The shape of a tiny Qwen2-VL. The defaults avoid llama.cpp's known faults: a negligible RMS epsilon, and
     sections that cover every rotary frequency."""
 
-    seed: int = 0
-    v_depth: int = 2
-    v_embd: int = 64
-    v_head: int = 4
     v_mlp_ratio: int = 4
-    hidden: int = 128
-    n_layer: int = 2
-    n_head: int = 4
-    n_head_kv: int = 2
-    n_ff: int = 192
     eps: float = 1e-12
-    sections: tuple[int, int, int] = (6, 5, 5)
-    rope_theta: float = 10000.0
-    min_pixels: int = 56 * 56
     max_pixels: int = 28 * 28 * 1280
-    tied: bool = False
-    dtype: str = "float32"
     scale: float = 3.0  # on the initial weights, so that tokens have margins and pictures matter
 
 
@@ -123,14 +110,7 @@ def save(model_class: Any, config: Any, folder: Path, shape: Qwen2VL, shards: in
 
     torch.manual_seed(shape.seed)
     model = model_class(config)
-    with torch.no_grad():
-        for name, p in model.named_parameters():
-            if p.ndim > 1:
-                p.mul_(shape.scale)
-            elif "norm" in name or "ln_q" in name:
-                p.add_(torch.randn_like(p) * 0.1)
-            else:
-                p.copy_(torch.randn_like(p) * 0.1)
+    draw(model, shape.scale)
     model = model.to(getattr(torch, shape.dtype))
     end = [tokenizer().token_to_id(s) for s in ("<|im_end|>", "<|endoftext|>")]
     model.generation_config = GenerationConfig(eos_token_id=end, do_sample=True, temperature=0.1, top_k=1)

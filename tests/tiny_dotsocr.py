@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import tiny
+from tiny_shape import Text, Tower
 
 SPECIAL = (
     "<|endoftext|>", "<|imgpad|>", "<|img|>", "<|endofimg|>", "<|systemprompt|>", "<|endofsystemprompt|>", "<|user|>",
@@ -21,26 +22,12 @@ SPECIAL = (
 N_SPARE = 10  # rows of the embedding table without a token, as real checkpoints have
 
 
-@dataclass(frozen=True)
-class DotsOCR:
+@dataclass(frozen=True, kw_only=True)
+class DotsOCR(Tower, Text):
     """The shape of a tiny dots.ocr."""
 
-    seed: int = 0
-    v_depth: int = 2
-    v_embd: int = 64
-    v_head: int = 4
     v_ff: int = 96
     v_eps: float = 1e-5
-    hidden: int = 128
-    n_layer: int = 2
-    n_head: int = 4
-    n_head_kv: int = 2
-    n_ff: int = 192
-    eps: float = 1e-6
-    rope_theta: float = 10000.0
-    min_pixels: int = 56 * 56
-    max_pixels: int = 28 * 28 * 100
-    dtype: str = "float32"
     scale: float = 0.07  # spread of matrices
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import tiny_text
+from tiny_shape import Tower, draw
 
 CHAT_TEMPLATE = (
     "[gMASK]<sop>{% for m in messages %}{% if m.role == 'system' %}<|system|>\n{{ m.content }}"
@@ -19,26 +20,21 @@ CHAT_TEMPLATE = (
 )  # GLM-4.1V's own, video left out
 
 
-@dataclass(frozen=True)
-class Glm:
+@dataclass(frozen=True, kw_only=True)
+class Glm(Tower):
     """The shape of a tiny model. `name` is its class in transformers, `moe` asks for GLM-4.6V's larger text half.
 
-    `n_ff` is that of GLM-OCR's blocks and of the others' merger: the width of GLM-4V's blocks is `hidden`.
+    `v_ff` is that of GLM-OCR's blocks and of the others' merger: the width of GLM-4V's blocks is `hidden`.
     """
 
-    name: str = "Glm4vForConditionalGeneration"
-    seed: int = 0
-    depth: int = 2
-    embd: int = 64
-    n_head: int = 4
+    name: str = field(default="Glm4vForConditionalGeneration", kw_only=False)
     hidden: int = 96
-    n_ff: int = 80
+    v_ff: int = 80
     side: int = 6  # of the table of positions
     bias: bool = False
     moe: bool = False
     min_pixels: int = 112 * 112  # of two frames, as the processor counts
     max_pixels: int = 28 * 28 * 15000
-    dtype: str = "float32"
     scale: float = 3.0  # on the initial weights, so that pictures matter
 
 
@@ -50,8 +46,8 @@ def config(shape: Glm) -> dict[str, Any]:
         "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [8, 8, 8]},
     }  # fmt: skip
     vision = {
-        "depth": shape.depth, "hidden_size": shape.embd, "num_heads": shape.n_head, "out_hidden_size": shape.hidden,
-        "intermediate_size": shape.n_ff, "image_size": 14 * shape.side, "attention_bias": shape.bias,
+        "depth": shape.v_depth, "hidden_size": shape.v_embd, "num_heads": shape.v_head, "out_hidden_size": shape.hidden,
+        "intermediate_size": shape.v_ff, "image_size": 14 * shape.side, "attention_bias": shape.bias,
     }  # fmt: skip
     if shape.moe or "Moe" in shape.name:
         text |= {"n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "first_k_dense_replace": 0}
@@ -70,14 +66,8 @@ def build(shape: Glm) -> Any:
     torch.manual_seed(shape.seed)
     made = getattr(transformers, shape.name)
     model = made(made.config_class(**config(shape)))
+    draw(model, shape.scale)
     with torch.no_grad():
-        for name, p in model.named_parameters():
-            if p.ndim > 1:
-                p.mul_(shape.scale)
-            elif "norm" in name:
-                p.add_(torch.randn_like(p) * 0.1)
-            else:
-                p.copy_(torch.randn_like(p) * 0.1)
         for name, p in model.named_parameters():
             if "position_embedding" in name:
                 p.normal_(0, 1)  # of the size of the normalised patches beside them

@@ -8,34 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import tiny_text
+from tiny_shape import MropeText, Tower, draw
 
 NAME = "PaddleOCRVLForConditionalGeneration"
 
 
-@dataclass(frozen=True)
-class PaddleOCR:
+@dataclass(frozen=True, kw_only=True)
+class PaddleOCR(Tower, MropeText):
     """The shape of a tiny PaddleOCR-VL. `table` is the side of its position table: 27 in the published ones."""
 
-    seed: int = 0
-    v_depth: int = 2
-    v_embd: int = 64
-    v_head: int = 4
     v_ff: int = 96
     v_eps: float = 1e-6
     table: int = 6
-    hidden: int = 128
-    n_layer: int = 2
-    n_head: int = 4
-    n_head_kv: int = 2
     head_dim: int = 32
-    n_ff: int = 192
     eps: float = 1e-5
-    sections: tuple[int, int, int] = (6, 5, 5)
-    rope_theta: float = 10000.0
-    min_pixels: int = 56 * 56
-    max_pixels: int = 28 * 28 * 100
-    tied: bool = False
-    dtype: str = "float32"
     scale: float = 3.0  # on the initial weights, so that tokens have margins and pictures matter
 
 
@@ -73,14 +59,8 @@ def paddleocr(folder: Path, shape: PaddleOCR = PaddleOCR()) -> Path:
 
     torch.manual_seed(shape.seed)
     model = PaddleOCRVLForConditionalGeneration(PaddleOCRVLConfig(**config(shape)))
+    draw(model, shape.scale)
     with torch.no_grad():
-        for name, p in model.named_parameters():
-            if p.ndim > 1:
-                p.mul_(shape.scale)
-            elif "norm" in name:
-                p.add_(torch.randn_like(p) * 0.1)
-            else:
-                p.copy_(torch.randn_like(p) * 0.1)
         model.model.visual.vision_model.embeddings.position_embedding.weight.normal_(0, 0.5)
     folder.mkdir(parents=True, exist_ok=True)
     model.to(getattr(torch, shape.dtype)).save_pretrained(folder)

@@ -14,7 +14,7 @@ OMNI = {  # Qwen2.5-Omni's names for the special tokens of Qwen2.5-VL
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Qwen25VL(tiny.Qwen2VL):
     """The shape of a tiny Qwen2.5-VL: windows of 2 × 2 cells, and every second layer sees the whole picture."""
 

@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import tiny
 import tiny_text
+from tiny_shape import Tower
 
 
-@dataclass(frozen=True)
-class Qwen3:
+@dataclass(frozen=True, kw_only=True)
+class Qwen3(Tower):
     """The shape of a tower; `side` is that of the position table. The text half is as `tiny_text` has it."""
 
-    architecture: str = "Qwen3VLForConditionalGeneration"
-    seed: int = 0
-    depth: int = 4
-    embd: int = 64
-    n_head: int = 4
-    n_ff: int = 96
+    architecture: str = field(default="Qwen3VLForConditionalGeneration", kw_only=False)
+    v_depth: int = 4
+    v_ff: int = 96
     side: int = 6
     deepstack: tuple[int, ...] = (0, 2)
     min_pixels: int = 32 * 32
     max_pixels: int = 320 * 320
-    dtype: str = "float32"
 
 
 def config(shape: Qwen3) -> tuple[str, dict[str, Any]]:
@@ -33,7 +30,7 @@ def config(shape: Qwen3) -> tuple[str, dict[str, Any]]:
     text = tiny_text.shape(shape.architecture, seed=shape.seed, n_deepstack=len(shape.deepstack))
     name, made = tiny_text.MODELS[shape.architecture](text)
     tower = {
-        "depth": shape.depth, "hidden_size": shape.embd, "num_heads": shape.n_head, "intermediate_size": shape.n_ff,
+        "depth": shape.v_depth, "hidden_size": shape.v_embd, "num_heads": shape.v_head, "intermediate_size": shape.v_ff,
         "patch_size": 16, "spatial_merge_size": 2, "temporal_patch_size": 2, "out_hidden_size": text.hidden,
         "num_position_embeddings": shape.side**2,
     }  # fmt: skip

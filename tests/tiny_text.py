@@ -8,30 +8,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tiny_shape import MropeText
 from tiny_tokenizer import tokenizer, write_tokenizer
 
 N_SPARE = 10  # rows of the embedding table without a token, as real checkpoints have
 
 
-@dataclass(frozen=True)
-class Shape:
+@dataclass(frozen=True, kw_only=True)
+class Shape(MropeText):
     """The sizes of a tiny model. The defaults avoid llama.cpp's known faults; see `SHAPES` for what differs by architecture."""
 
-    architecture: str
-    seed: int = 0
-    hidden: int = 128
-    n_layer: int = 2
-    n_head: int = 4
-    n_head_kv: int = 2
+    architecture: str = field(kw_only=False)
     head_dim: int = 32
-    n_ff: int = 192
-    eps: float = 1e-6
-    sections: tuple[int, int, int] = (6, 5, 5)
-    rope_theta: float = 10000.0
     n_expert: int = 6
     n_expert_used: int = 2
     n_ff_expert: int = 96
@@ -41,8 +33,6 @@ class Shape:
     interval: int = 4  # every fourth layer has full attention
     mixture: bool = False  # for the architectures that come with experts and without
     mtp: bool = True  # a layer of multi-token prediction behind the last, which transformers does not know
-    tied: bool = False
-    dtype: str = "float32"
 
 
 def shape(architecture: str, **fields: Any) -> Shape:

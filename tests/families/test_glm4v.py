@@ -39,11 +39,11 @@ from tiny_glm import Glm, write
 
 SHAPES = {
     "glm-4.1v": Glm(),
-    "glm-4.5v": Glm("Glm4vMoeForConditionalGeneration", seed=1, depth=3, embd=96, n_head=6, side=4),
-    "glm-4.6v": Glm("Glm46VForConditionalGeneration", seed=2, embd=128, n_head=1, hidden=64, n_ff=176, side=24),
+    "glm-4.5v": Glm("Glm4vMoeForConditionalGeneration", seed=1, v_depth=3, v_embd=96, v_head=6, side=4),
+    "glm-4.6v": Glm("Glm46VForConditionalGeneration", seed=2, v_embd=128, v_head=1, hidden=64, v_ff=176, side=24),
     "glm-4.6v-moe": Glm("Glm46VForConditionalGeneration", seed=3, moe=True, side=3, bias=True),
-    "glm-ocr": Glm(GLM_OCR, seed=4, depth=3, bias=True),
-    "glm-ocr-plain": Glm(GLM_OCR, seed=5, embd=128, n_head=2, hidden=64, n_ff=160),
+    "glm-ocr": Glm(GLM_OCR, seed=4, v_depth=3, bias=True),
+    "glm-ocr-plain": Glm(GLM_OCR, seed=5, v_embd=128, v_head=2, hidden=64, v_ff=160),
     "f16": Glm(seed=6, dtype="float16"),
     "tight-budget": Glm(seed=7, min_pixels=2 * 28 * 28 * 16, max_pixels=2 * 28 * 28 * 30),
 }

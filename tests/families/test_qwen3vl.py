@@ -39,13 +39,13 @@ from pictures import gradient, noise
 MOE = "Qwen3VLMoeForConditionalGeneration"
 SHAPES = {
     "usual": tiny_qwen3.Qwen3(),
-    "experts": tiny_qwen3.Qwen3(MOE, seed=1, side=7, depth=3, deepstack=(1,)),
+    "experts": tiny_qwen3.Qwen3(MOE, seed=1, side=7, v_depth=3, deepstack=(1,)),
     "three mergers out of order": tiny_qwen3.Qwen3(seed=2, side=3, deepstack=(3, 0, 1)),
-    "no deepstack": tiny_qwen3.Qwen3(seed=3, side=16, depth=2, deepstack=()),
-    "wide head": tiny_qwen3.Qwen3(seed=4, embd=144, n_head=2, depth=2, deepstack=(0,)),  # 72 a head, as the real one
+    "no deepstack": tiny_qwen3.Qwen3(seed=3, side=16, v_depth=2, deepstack=()),
+    "wide head": tiny_qwen3.Qwen3(seed=4, v_embd=144, v_head=2, v_depth=2, deepstack=(0,)),  # 72 a head, as the real one
     "f16": tiny_qwen3.Qwen3(seed=5, dtype="float16"),
     "Qwen3.5": tiny_qwen3.Qwen3("Qwen3_5ForConditionalGeneration", seed=7, deepstack=()),
-    "Qwen3.5, experts": tiny_qwen3.Qwen3("Qwen3_5MoeForConditionalGeneration", seed=8, side=5, depth=2, deepstack=()),
+    "Qwen3.5, experts": tiny_qwen3.Qwen3("Qwen3_5MoeForConditionalGeneration", seed=8, side=5, v_depth=2, deepstack=()),
     "tight budget": tiny_qwen3.Qwen3(seed=6, min_pixels=32 * 32 * 16, max_pixels=32 * 32 * 30),
 }
 # grids of 2×2 to 20×20 patches, and lines

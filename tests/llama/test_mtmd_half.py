@@ -98,7 +98,7 @@ def test_the_rows_are_those_of_libmtmd_to_the_bit(file: Path, opened: Open) -> N
 
 @pytest.mark.parity
 def test_rows_with_deepstack_are_as_wide_as_the_text_half_takes_them(tmp_path: Path, opened: Open) -> None:
-    shape = tiny_qwen3.Qwen3(depth=3, deepstack=(0, 2))
+    shape = tiny_qwen3.Qwen3(v_depth=3, deepstack=(0, 2))
     convert.convert(tiny_qwen3.write(tmp_path / "checkpoint", shape), tmp_path / "out", outtype="f32")
     ours = FamilyHalf(families.open_family(tmp_path / "out" / "mmproj.gguf"), ONE)
     assert mmproj.read(tmp_path / "out" / "mmproj.gguf").n_embd == ours.n_embd  # so that the stand-in is right at once
