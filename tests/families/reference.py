@@ -67,6 +67,11 @@ def reference(
     return run
 
 
+def transformers(folder: Path) -> Reference:
+    """What Qwen2-VL and its kin make of a picture."""
+    return reference(model(folder).visual, processor(folder))
+
+
 def check_frames(family: Packed, tower: Callable[..., Any], size: Size) -> None:
     """The two frames of a patch meet their own kernels: patches of two frames that differ give the tower's rows."""
     import torch

@@ -27,6 +27,7 @@ from check import (
     within,
 )
 from checkpoints import Checkpoint, mmproj, of_shapes
+from conversations import A, B, prompt_ids
 from reference import check_limits, processor, processor_class, reference
 
 import tiny_dotsocr as tiny
@@ -35,11 +36,10 @@ from diptych.encoder.half import FamilyHalf
 from diptych.errors import FileError
 from diptych.families.dotsocr import DotsOCR
 from diptych.families.packed import Packed
-from diptych.media.load import load
 from diptych.options import Options
-from diptych.prompt import ChatTemplate, build
-from diptych.types import MediaSettings, Message, Request, Source, TextChunk
-from pictures import encoded, noise
+from diptych.prompt import ChatTemplate
+from diptych.types import MediaSettings
+from pictures import noise
 
 SHAPES = {
     "usual": tiny.DotsOCR(),
@@ -148,7 +148,6 @@ def test_rows_of_a_picture_take_a_position_each(checkpoint: Checkpoint) -> None:
     assert (after, family.n_pos) == (13, 1)
 
 
-A, B = encoded(noise(60, 60)), encoded(noise(31, 177))
 PLACEHOLDER = "<|img|><|imgpad|><|endofimg|>"
 TURNS = {
     "text only": ([("user", ("the user",))], "<|user|>the user<|endofuser|><|assistant|>"),
@@ -168,24 +167,9 @@ TURNS = {
 def test_prompts_are_what_both_published_templates_mean(lists: bool, turns: str, checkpoint: Checkpoint) -> None:
     template, (given, wanted) = tiny.chat_template(lists), TURNS[turns]
     tokens = tiny.tokenizer()
-
-    def tokenize(words: str) -> list[int]:
-        return tokens.encode(words, add_special_tokens=False).ids
-
-    messages = [
-        Message(role, tuple(p if isinstance(p, str) else Source("image", data=p) for p in parts)) for role, parts in given
-    ]
-    made = build(
-        Request(tuple(messages)),
-        ChatTemplate(template),
-        tokenize,
-        DotsOCR(mmproj(checkpoint("usual"))),
-        lambda source: load(source, max_pixels=10**6),
-    )
-    pad = tokens.token_to_id("<|imgpad|>")
-    ids = [t for c in made for t in (c.tokens if isinstance(c, TextChunk) else [pad] * c.n_tokens)]
+    ids = prompt_ids(given, ChatTemplate(template), tokens, DotsOCR(mmproj(checkpoint("usual"))), "<|imgpad|>")
     shown = {"A": "<|img|>" + "<|imgpad|>" * 4 + "<|endofimg|>", "B": "<|img|>" + "<|imgpad|>" * 6 + "<|endofimg|>"}
-    assert ids == tokenize(wanted.format(**shown))
+    assert ids == tokens.encode(wanted.format(**shown), add_special_tokens=False).ids
     if lists:  # transformers prints the same with the same template
         from transformers import PreTrainedTokenizerFast
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from check import LIBMTMD, Reference, check_caught, check_family, check_marks, check_static, far, rows_of, swapped, within
 from checkpoints import Checkpoint, mmproj, of_shapes
+from conversations import A, B, prompt_ids
 from PIL import Image
 from reference import check_limits, check_rope_index, check_sizes, model, reference
 from safetensors.numpy import load_file, save_file
@@ -25,13 +26,11 @@ from diptych.errors import FileError
 from diptych.families import paddleocr
 from diptych.families.packed import Packed
 from diptych.families.paddleocr import PaddleOCR
-from diptych.media.load import load
 from diptych.options import Options
-from diptych.prompt import ChatTemplate, build
-from diptych.types import Message, Request, Source, TextChunk
+from diptych.prompt import ChatTemplate
 from diptych.weights import Weights, open_gguf, write_gguf
 from mtmd import Mtmd
-from pictures import encoded, noise
+from pictures import noise
 
 SHAPES = {
     "usual": tiny.PaddleOCR(),
@@ -181,7 +180,6 @@ def test_positions_are_those_of_transformers(checkpoint: Checkpoint) -> None:
     check_rope_index(PaddleOCR(mmproj(folder)), model(folder))
 
 
-A, B = encoded(noise(60, 60)), encoded(noise(31, 177))
 TURNS = {
     "text only": [("user", ("the user",))],
     "picture first": [("user", (A, "OCR:"))],
@@ -209,18 +207,8 @@ def test_prompts_are_those_of_the_processor(version: str, turns: str, checkpoint
     pictures = [Image.open(io.BytesIO(p)) for _, parts in given for p in parts if isinstance(p, bytes)]
     written = processor.apply_chat_template(content, tokenize=False, add_generation_prompt=True)
     wanted = processor(text=[written], images=pictures or None, add_special_tokens=False)["input_ids"][0]
-    messages = tuple(
-        Message(role, tuple(p if isinstance(p, str) else Source("image", data=p) for p in parts)) for role, parts in given
-    )
-    made = build(
-        Request(messages),
-        ChatTemplate(template, "", "</s>"),
-        lambda words: tokens.encode(words, add_special_tokens=False).ids,
-        PaddleOCR(mmproj(folder)),
-        lambda source: load(source, max_pixels=10**6),
-    )
-    pad = tokens.token_to_id("<|IMAGE_PLACEHOLDER|>")
-    assert [t for c in made for t in (c.tokens if isinstance(c, TextChunk) else [pad] * c.n_tokens)] == wanted
+    made = prompt_ids(given, ChatTemplate(template, "", "</s>"), tokens, PaddleOCR(mmproj(folder)), "<|IMAGE_PLACEHOLDER|>")
+    assert made == wanted
 
 
 FLAT = {  # config.json as PaddleOCR-VL was published, without what conversion of the tower does not read

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from check import LIBMTMD, Reference, check_caught, check_family, check_missing, check_static, far, media, rows_of, swapped
+from check import LIBMTMD, check_caught, check_family, check_missing, check_static, far, media, rows_of, swapped
 from checkpoints import Checkpoint, mmproj, of_shapes
-from reference import check_frames, check_rope_index, model, processor, reference
+from reference import check_frames, check_rope_index, model, transformers
 
 from diptych import families
 from diptych.errors import FileError
@@ -38,10 +38,6 @@ SHAPES = {
 SIZES = [(84, 140), (112, 84), (112, 56), (28, 28 * 13), (333, 30), (1, 1), (420, 364)]
 SMALL = [(28, 28), (84, 56), (56, 140), (300, 300)]  # within one window; the last is beyond the budget
 checkpoint = of_shapes(qwen25vl, SHAPES)
-
-
-def transformers(folder: Path) -> Reference:
-    return reference(model(folder).visual, processor(folder))
 
 
 @pytest.mark.parity

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
-from check import Reference, check_caught, check_family, check_marks, check_missing, far, media, rows_of, swapped, within
+from check import check_caught, check_family, check_marks, check_missing, far, media, rows_of, swapped, within
 from checkpoints import Checkpoint, mmproj, of_shapes
-from reference import check_frames, check_limits, check_rope_index, check_sizes, model, processor, processor_class, reference
+from reference import check_frames, check_limits, check_rope_index, check_sizes, model, processor_class, transformers
 
 import tiny
 from diptych import families
@@ -29,10 +28,6 @@ SHAPES = {
 }
 SIZES = [(84, 84), (112, 56), (61, 93), (333, 30), (9, 5), (1, 1), (28, 28 * 60), (1500, 1000), (14, 42), (42, 70), (4000, 20)]
 checkpoint = of_shapes(tiny.qwen2vl, SHAPES)
-
-
-def transformers(folder: Path) -> Reference:
-    return reference(model(folder).visual, processor(folder))
 
 
 @pytest.mark.parity

@@ -1,0 +1,29 @@
+"""Conversations with pictures, as token ids through the family's own layout."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from diptych.families.base import Family
+from diptych.media.load import load
+from diptych.prompt import ChatTemplate, build
+from diptych.types import Message, Request, Source, TextChunk
+from pictures import encoded, noise
+
+A, B = encoded(noise(60, 60)), encoded(noise(31, 177))
+Turns = Sequence[tuple[str, tuple[str | bytes, ...]]]  # (role, parts); bytes are a picture's file
+
+
+def prompt_ids(turns: Turns, template: ChatTemplate, tokenizer: Any, family: Family, pad: str) -> list[int]:
+    """The ids of a prompt with `pad` in the place of each row of a picture, as processors write it."""
+    messages = [Message(role, tuple(p if isinstance(p, str) else Source("image", data=p) for p in ps)) for role, ps in turns]
+    made = build(
+        Request(tuple(messages)),
+        template,
+        lambda words: tokenizer.encode(words, add_special_tokens=False).ids,
+        family,
+        lambda source: load(source, max_pixels=10**6),
+    )
+    row = tokenizer.token_to_id(pad)
+    return [t for c in made for t in (c.tokens if isinstance(c, TextChunk) else [row] * c.n_tokens)]
