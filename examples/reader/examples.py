@@ -10,11 +10,11 @@ from PIL import Image, ImageDraw
 
 from drawing import FONTS, font
 
-SANS, MONO, SERIF, BOLD, _ = FONTS
+SANS, MONO, _, BOLD, _ = FONTS
 BILL = "CAFE MILANO\nESPRESSO 2.40\nCAKE 3.95\nTOTAL: $6.35"
 EXAMPLES = (  # name, size, font, font size, paper, ink, where, what
     ("label", (280, 84), BOLD, 24, (252, 247, 214), (40, 30, 20), (40, 26), "SALE: -25%"),
-    ("note", (336, 112), SERIF, 21, (246, 246, 240), (30, 40, 90), (28, 28), "Meet Anna at noon,\nplatform 7"),
+    ("note", (336, 112), SANS, 22, (246, 246, 240), (30, 40, 90), (28, 28), "Meet Anna at noon,\nplatform 7"),
     ("parcel", (350, 100), MONO, 20, (238, 232, 220), (25, 25, 25), (34, 24), "NR 4718-09/B\nWEIGHT 2.5 KG"),
     ("receipt", (300, 150), SANS, 19, (255, 255, 255), (20, 20, 24), (24, 16), BILL),
 )  # fmt: skip

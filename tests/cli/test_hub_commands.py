@@ -170,7 +170,8 @@ def test_removing_needs_somebody_to_agree_or_a_flag(hub: Hub, diptych: Diptych, 
     monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
     refused(diptych("rm", NAME), "nobody is here to agree", "-y")
     done = diptych("rm", f"{NAME}:q4_k_m", "-y", "--json")
-    assert json.loads(done.out) == {"removed": [f"{NAME}:Q4_K_M"], "files": 2, "freed": 8640704, "kept": []}
+    freed = sum((reader.FOLDER / name).stat().st_size for name in ("text.gguf", "mmproj.gguf"))
+    assert json.loads(done.out) == {"removed": [f"{NAME}:Q4_K_M"], "files": 2, "freed": freed, "kept": []}
     assert len(json.loads(diptych("list", "--json").out)["models"]) == 1
 
 
