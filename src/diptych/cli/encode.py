@@ -49,9 +49,9 @@ def command(
     sources = [*(Source("image", url=p) for p in image or ()), *(Source("audio", url=p) for p in audio or ())]
     if not sources:
         raise InputError("there is nothing to encode; give --image FILE or --audio FILE")
-    files = model.media_half(
+    files = model.chosen(
         deployment, mmproj=mmproj, smt=smt_config_dir, hf=hf, revision=hf_revision, offline=offline,
-        absolute=options.allow_absolute_paths,
+        absolute=options.allow_absolute_paths, text_needed=False,
     )  # fmt: skip
     inputs = [*files.media_files, *(Path(s.url) for s in sources if s.url and "://" not in s.url)]
     check_output(output, force=force, inputs=inputs)

@@ -38,7 +38,7 @@ def command(
 
     if output.suffix.lower() != ".png":
         raise OutputError(f"{output} does not end in .png, which is what is drawn; name it so")
-    files = model.media_half(deployment, mmproj=mmproj, hf=hf, revision=hf_revision, offline=offline)
+    files = model.chosen(deployment, mmproj=mmproj, hf=hf, revision=hf_revision, offline=offline, text_needed=False)
     if files.mmproj is None:
         raise InputError("the model has its media half as ONNX files alone, and inspect needs an mmproj; give one with --mmproj")
     inputs = [files.mmproj, *([] if "://" in image else [Path(image)])]

@@ -45,19 +45,23 @@ def chosen(
     revision: str | None = None,
     offline: bool = False,
     absolute: bool = False,
+    text_needed: bool = True,
 ) -> Deployment:
     """The deployment that the flags name in one of three ways; one of the hub is downloaded, with a progress bar.
 
-    Raises InputError when not exactly one way is taken, and FileError or OutputError as `find` and `hub.fetch` do.
+    Where no text half is needed `mmproj` may be named alone. Raises InputError when not exactly one way is taken, and
+    FileError or OutputError as `find` and `hub.fetch` do.
     """
+    if mmproj is not None and not text_needed and not (name or model or smt or hf):
+        return Deployment(None, _existing(mmproj))
     if hf is None:
         if revision is not None:
             raise InputError("--hf-revision goes with -hf USER/REPO, and there is none")
         return _noted(find(name, model=model, mmproj=mmproj, smt=smt, absolute=absolute))
     if other := name or model or smt:
         raise InputError(f"both -hf {hf} and {other} name a model; name one of them")
-    if mmproj is not None and not mmproj.is_file():
-        raise FileError(f"there is no file {mmproj}; check the path")
+    if mmproj is not None:
+        _existing(mmproj)
     from diptych.hub import download as hub
 
     with console.bytes_progress(hf) as progress:
@@ -65,25 +69,10 @@ def chosen(
     return _noted(found if mmproj is None else replace(found, mmproj=mmproj, onnx=None))
 
 
-def media_half(
-    name: str | None = None,
-    *,
-    model: Path | None = None,
-    mmproj: Path | None = None,
-    smt: Path | None = None,
-    hf: str | None = None,
-    revision: str | None = None,
-    offline: bool = False,
-    absolute: bool = False,
-) -> Deployment:
-    """As `chosen`, where a media half is enough: `mmproj` may be named alone."""
-    if mmproj is not None and not (name or model or smt or hf):
-        if not mmproj.is_file():
-            raise FileError(f"there is no file {mmproj}; check the path")
-        return Deployment(None, mmproj)
-    return chosen(
-        name, model=model, mmproj=mmproj, smt=smt, hf=hf, revision=revision, offline=offline, absolute=absolute,
-    )  # fmt: skip
+def _existing(path: Path) -> Path:
+    if not path.is_file():
+        raise FileError(f"there is no file {path}; check the path")
+    return path
 
 
 def _noted(found: Deployment) -> Deployment:

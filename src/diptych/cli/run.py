@@ -19,6 +19,11 @@ from diptych.types import MediaKind, Message, Output, Request, Sampling, Source
 
 CHAT_HELP = "/image FILE adds a picture, /audio FILE a recording, /clear starts anew, /quit leaves"
 
+Image = Annotated[list[str] | None, typer.Option("--image", help="A picture (path or URL), before the text; repeatable.")]
+Audio = Annotated[
+    list[str] | None, typer.Option("--audio", help="A recording (WAV, MP3 or FLAC; path or URL), behind pictures; repeatable.")
+]
+
 
 @with_options(*flags.TEXT, *flags.MEDIA)
 def command(
@@ -30,13 +35,8 @@ def command(
     hf_revision: model.Revision = None,
     offline: model.Offline = False,
     prompt: Annotated[str | None, typer.Option("-p", "--prompt", help="What to ask; without it, a chat.")] = None,
-    image: Annotated[
-        list[str] | None, typer.Option("--image", help="A picture (path or URL), before the text; repeatable.")
-    ] = None,
-    audio: Annotated[
-        list[str] | None,
-        typer.Option("--audio", help="A recording (WAV, MP3 or FLAC; path or URL), behind pictures; repeatable."),
-    ] = None,
+    image: Image = None,
+    audio: Audio = None,
     system: Annotated[str | None, typer.Option("-sys", "--system", help="A system message.")] = None,
     max_tokens: flags.MaxTokens = -1,
     stop: Annotated[list[str] | None, typer.Option("--stop", help="End the answer before this text; repeatable.")] = None,

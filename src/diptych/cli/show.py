@@ -119,7 +119,9 @@ def _found(
     if name and name.count("/") == 1 and not Path(name).exists() and Path(name).parent.name not in (".", ".."):
         name, hf = None, name
     absolute = options.allow_absolute_paths
-    return model.media_half(name, model=text, mmproj=mmproj, smt=smt, hf=hf, offline=True, absolute=absolute)
+    return model.chosen(
+        name, model=text, mmproj=mmproj, smt=smt, hf=hf, offline=True, absolute=absolute, text_needed=False,
+    )  # fmt: skip
 
 
 def _folder(found: Deployment) -> Path:

@@ -45,9 +45,9 @@ def command(
     halves were made of runs there too. Pixels, tokens, positions, embeddings and the first greedy tokens are compared.
     The exit code is 1 when a bound is broken.
     """
-    files = model.media_half(
+    files = model.chosen(
         deployment, model=text, mmproj=mmproj, smt=smt_config_dir, hf=hf, revision=hf_revision, offline=offline,
-        absolute=options.allow_absolute_paths,
+        absolute=options.allow_absolute_paths, text_needed=False,
     )  # fmt: skip
     pictures = {p: load(Source("image", url=p), max_pixels=options.media_max_pixels) for p in image or ()}
     found = list(verify(files, pictures or made_pictures(), options, checkpoint=checkpoint, question=prompt))
