@@ -12,6 +12,7 @@ import typer
 from diptych.backend import check_kinds, open_half
 from diptych.cli import console, flags, model
 from diptych.cli.flags import with_options
+from diptych.encoder.half import encoded
 from diptych.errors import InputError, OutputError
 from diptych.families.base import MediaHalf, Rows
 from diptych.files import check_output, whole_file
@@ -80,17 +81,9 @@ def command(
 
 
 def encode(half: MediaHalf, media: list[list[MediaChunk]]) -> list[list[Rows]]:
-    """The rows of each chunk of each picture or recording; pieces that fit together go in one run."""
-    chunks = [chunk for made in media for chunk in made]
-    groups: dict[Any, list[int]] = {}
-    pieces = [piece for chunk in chunks for piece in chunk.pieces]
-    for i, piece in enumerate(pieces):
-        groups.setdefault(half.batch_key(piece), []).append(i)
-    encoded: dict[int, Rows] = {}
-    for group in groups.values():
-        encoded.update(zip(group, half.encode([pieces[i] for i in group]), strict=True))
-    numbered = iter(range(len(pieces)))
-    return [[half.join(chunk, [encoded[next(numbered)] for _ in chunk.pieces]) for chunk in made] for made in media]
+    """The rows of each chunk of each picture or recording."""
+    rows = iter(encoded(half, [chunk for chunks in media for chunk in chunks]))
+    return [[next(rows) for _ in chunks] for chunks in media]
 
 
 def arrays(half: MediaHalf, media: list[list[MediaChunk]], rows: list[list[Rows]]) -> dict[str, np.ndarray[Any, Any]]:

@@ -88,6 +88,19 @@ class FamilyHalf:
         return self.family.split(pieces, self._sessions[pieces[0].kind].run(self.family.feed(pieces)))
 
 
+def encoded(half: MediaHalf, chunks: Sequence[MediaChunk]) -> list[Rows]:
+    """The rows of each chunk; pieces that fit together go in one run, whatever chunks they are of."""
+    pieces = [piece for chunk in chunks for piece in chunk.pieces]
+    groups: dict[Hashable, list[int]] = {}
+    for i, piece in enumerate(pieces):
+        groups.setdefault(half.batch_key(piece), []).append(i)
+    made: dict[int, Rows] = {}
+    for group in groups.values():
+        made.update(zip(group, half.encode([pieces[i] for i in group]), strict=True))
+    numbered = iter(range(len(pieces)))
+    return [half.join(chunk, [made[next(numbered)] for _ in chunk.pieces]) for chunk in chunks]
+
+
 def runs(pieces: Sequence[Piece], max_patches: int) -> Iterator[list[Piece]]:
     """Cut pieces, in order, into runs of at most `max_patches` patches; a larger piece goes alone."""
     run: list[Piece] = []

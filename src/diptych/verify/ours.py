@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from diptych import prompt
+from diptych.encoder.half import encoded
 from diptych.engine.sequence import Span, place
 from diptych.errors import ContextOverflow, EngineError
 from diptych.families.base import MediaHalf, Rows
@@ -15,7 +16,7 @@ from diptych.llama.model import TextModel
 from diptych.options import Options
 from diptych.positions import Positions
 from diptych.positions import text as text_positions
-from diptych.types import Batch, Media, MediaChunk, MediaSettings, Message, Piece, Request, Segment, Source, TextChunk
+from diptych.types import Batch, Media, MediaChunk, MediaSettings, Message, Request, Segment, Source, TextChunk
 from diptych.verify.side import MEDIA, Answer, Side, lead
 
 N_ANSWER = 16  # greedy tokens compared
@@ -42,7 +43,7 @@ class Ours:
         """
         spans, end = self._spans(picture, question)
         chunks = [span.chunk for span in spans if isinstance(span.chunk, MediaChunk)]
-        rows = [rows_of(self.half, chunk) for chunk in chunks] if rows is None else rows
+        rows = encoded(self.half, chunks) if rows is None else rows
         tokens = [t for s in spans for t in (s.chunk.tokens if isinstance(s.chunk, TextChunk) else [MEDIA] * s.chunk.n_tokens)]
         parts = [s.chunk if isinstance(s.chunk, MediaChunk) else s.chunk.n_tokens for s in spans]
         fed = [array.ravel() for chunk in chunks for piece in chunk.pieces for array in piece.inputs.values()]
@@ -113,15 +114,6 @@ class Greedy:
     def _decode(self, segment: Segment, causal: bool = True) -> None:
         if not self._context.decode(Batch((segment,), causal)):
             raise EngineError("the KV cache has no room for the prompt; set a larger n_ctx (-c)")
-
-
-def rows_of(half: MediaHalf, chunk: MediaChunk) -> Rows:
-    """A chunk's rows, its pieces encoded in as few runs as they allow."""
-    groups: dict[object, list[Piece]] = {}
-    for piece in chunk.pieces:
-        groups.setdefault(half.batch_key(piece), []).append(piece)
-    made = {id(p): rows for pieces in groups.values() for p, rows in zip(pieces, half.encode(pieces), strict=True)}
-    return half.join(chunk, [made[id(piece)] for piece in chunk.pieces])
 
 
 def positions_of(half: MediaHalf, parts: Sequence[int | MediaChunk]) -> Positions:

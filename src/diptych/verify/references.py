@@ -11,6 +11,7 @@ import numpy as np
 
 from diptych.backend import open_half
 from diptych.deploy import Deployment
+from diptych.encoder.half import encoded
 from diptych.errors import InputError
 from diptych.families.base import MediaHalf
 from diptych.llama.model import TextModel
@@ -20,7 +21,7 @@ from diptych.options import Options
 from diptych.types import Media, MediaChunk, MediaSettings
 from diptych.verify.checkpoint import Checkpoint
 from diptych.verify.lines import LEADS, LIBMTMD, ROWS, Line, compared
-from diptych.verify.ours import Ours, positions_of, rows_of
+from diptych.verify.ours import Ours, positions_of
 from diptych.verify.side import MEDIA, Side
 from diptych.weights import open_gguf
 
@@ -103,7 +104,7 @@ def _against_libmtmd(name: str, picture: Media, ours: Ours, other: MediaHalf, bo
     pixels = resize(picture.data, *used)
     same = Media(picture.kind, pixels, content_key(pixels))
     chunks = other.preprocess(same, MediaSettings(ANY_SIZE["min_pixels"], ANY_SIZE["max_pixels"]))
-    rows = [rows_of(other, chunk) for chunk in chunks]
+    rows = encoded(other, chunks)
     seen = ours.see(same, question)
     yield from compared(
         name, "libmtmd", seen, _theirs(seen, ours, same, question, chunks, rows, other), bounds.libmtmd, bounds.lead
