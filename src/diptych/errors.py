@@ -2,7 +2,12 @@
 
     DiptychError
     ├── InputError           a request cannot be served as asked
-    │   ├── MediaError         a picture cannot be fetched, decoded or is over a limit
+    │   ├── MediaError         a picture cannot be fetched or decoded
+    │   │   ├── MediaTooLarge    it is over a limit of bytes, pixels or seconds
+    │   │   ├── UnsupportedMedia it is of a type or kind that is not taken
+    │   │   ├── UnusableMedia    it was decoded, and the model cannot take it; or rows that are no embeddings
+    │   │   ├── UnknownMedia     an id names nothing that is still there
+    │   │   └── ReboundMedia     an id was given to other content before
     │   ├── ContextOverflow    the prompt does not fit the context
     │   └── GrammarError       a grammar or JSON schema cannot be used
     ├── FileError            a file is missing, damaged, or not what was expected
@@ -11,6 +16,9 @@
     ├── OutputError          a file cannot be written (exists, overwrites an input, disk full)
     ├── MissingExtra         an optional package is not installed
     └── EngineError          the engine could not go on with a request
+        ├── Overloaded         too many requests wait
+        ├── Unavailable        it is being loaded or closed
+        └── TimedOut           the time that the request was given is over
 
 A message says what was found, what was expected and what to do. The command line prints it as one line and exits
 with 2; the server turns it into an error object with `status`.
@@ -32,7 +40,37 @@ class InputError(DiptychError):
 
 
 class MediaError(InputError):
-    """A picture cannot be fetched, decoded, or is over a limit."""
+    """A picture cannot be fetched or decoded."""
+
+
+class MediaTooLarge(MediaError):
+    """A media part is over a limit of bytes, pixels or seconds."""
+
+    status = 413
+
+
+class UnsupportedMedia(MediaError):
+    """A media part is of a type or kind that is not taken."""
+
+    status = 415
+
+
+class UnusableMedia(MediaError):
+    """A media part was decoded and the model cannot take it, or rows are no embeddings of this model."""
+
+    status = 422
+
+
+class UnknownMedia(MediaError):
+    """An id names nothing that is still there."""
+
+    status = 404
+
+
+class ReboundMedia(MediaError):
+    """An id was given to other content before."""
+
+    status = 409
 
 
 class ContextOverflow(InputError):
@@ -65,3 +103,25 @@ class MissingExtra(DiptychError):
 
 class EngineError(DiptychError):
     """The engine could not go on with a request."""
+
+
+class Overloaded(EngineError):
+    """Too many requests wait; `retry_after` is when to ask again, in seconds."""
+
+    status = 429
+
+    def __init__(self, message: str, retry_after: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class Unavailable(EngineError):
+    """The engine is being loaded or closed."""
+
+    status = 503
+
+
+class TimedOut(EngineError):
+    """The time that the request was given is over."""
+
+    status = 504
