@@ -1,4 +1,4 @@
-"""Everything a user can set about loading and running, declared once.
+"""Everything a user can set about loading, running and serving, declared once.
 
 Each field becomes a flag of the command line, a variable `DIPTYCH_<NAME>`, and a key of the YAML file named by
 `DIPTYCH_OPTIONS`; a flag goes before a variable, a variable before the file, the file before the default here.
@@ -17,6 +17,7 @@ from yaml import YAMLError
 from diptych.errors import InputError
 
 MediaBackend = Literal["auto", "onnx", "smt", "mtmd"]
+ReasoningFormat = Literal["auto", "none", "deepseek", "deepseek-legacy"]
 CacheType = Literal["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1"]
 
 
@@ -29,6 +30,11 @@ class Options(BaseSettings):
     n_batch: Annotated[int, Field(ge=1, description="Most tokens or media rows decoded in one call.")] = 2048
     n_ubatch: Annotated[int, Field(ge=1, description="Most of them computed at once.")] = 512
     n_parallel: Annotated[int, Field(ge=1, description="Sequences decoded side by side.")] = 1
+    kv_unified: Annotated[bool, Field(description="One KV cache for all sequences; without it each has an equal part.")] = True
+    prefill_chunk: Annotated[
+        int, Field(ge=1, description="Most prompt tokens or media rows a step decodes while somebody is being answered.")
+    ] = 512
+    max_queue: Annotated[int, Field(ge=0, description="Requests that may wait for a slot; more are turned away.")] = 256
     threads: Annotated[int | None, Field(ge=1, description="CPU threads; by default the physical cores.")] = None
     n_gpu_layers: Annotated[int, Field(description="Layers of the text half on the GPU; -1 means all.")] = -1
     cache_type_k: Annotated[CacheType, Field(description="Type of the K cache.")] = "f16"
@@ -82,3 +88,49 @@ class Options(BaseSettings):
             return init_settings, env_settings, YamlConfigSettingsSource(settings_cls, yaml_file=file)
         except (YAMLError, UnicodeDecodeError) as error:
             raise InputError(f"DIPTYCH_OPTIONS names {file}, which is not YAML: {error}") from error
+
+
+class ServerOptions(Options):
+    """Settings of `diptych serve`, beside those of its engine. Flags that llama-server has carry its names."""
+
+    n_parallel: Annotated[int, Field(ge=1, description="Slots: sequences decoded side by side.")] = 4
+    host: Annotated[str, Field(description="Address to listen on.")] = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535, description="Port to listen on; 0 takes a free one and tells which.")] = 8080
+    alias: Annotated[str | None, Field(description="Name of the model in answers; by default that of its file or directory.")] = (
+        None
+    )
+    api_key: Annotated[tuple[str, ...], Field(description="A key that clients must show; several by commas or repeated.")] = ()
+    api_key_file: Annotated[Path | None, Field(description="File of such keys, one a line; lines with # are left out.")] = None
+    server_name: Annotated[
+        tuple[str, ...],
+        Field(description="A host name by which clients may call this server, beside localhost and the machine's own; * for any."),
+    ] = ()
+    cors_origins: Annotated[
+        tuple[str, ...], Field(description="An origin whose pages may use this server, such as https://example.org; * for any.")
+    ] = ()
+    max_body_mib: Annotated[int, Field(ge=1, description="Largest body of a request, in MiB.")] = 64
+    media_path: Annotated[Path | None, Field(description="Directory below which file:// media may be read.")] = None
+    remote_media: Annotated[bool, Field(description="Fetch media from http and https addresses that requests name.")] = True
+    allowed_media_hosts: Annotated[
+        tuple[str, ...], Field(description="A host that media may be fetched from; without any, every public one.")
+    ] = ()
+    allow_private_media: Annotated[
+        bool, Field(description="Fetch media from private addresses too: this machine and its neighbours.")
+    ] = False
+    max_request_seconds: Annotated[
+        float | None, Field(gt=0, description="Most seconds a request may take; it ends with what it has by then.")
+    ] = None
+    drain_seconds: Annotated[
+        float, Field(ge=0, description="Seconds that running requests have to come to their end on SIGTERM.")
+    ] = 30.0
+    sse_ping_interval: Annotated[float, Field(gt=0, description="Seconds of silence after which a stream says it lives.")] = 30.0
+    n_predict: Annotated[int, Field(ge=-1, description="Most tokens of an answer that does not say; -1 up to the context.")] = -1
+    chat_template: Annotated[str | None, Field(description="Chat template in the place of the model's, as text.")] = None
+    chat_template_file: Annotated[Path | None, Field(description="The same from a file.")] = None
+    chat_template_kwargs: Annotated[dict[str, object], Field(description="Variables of the chat template, as JSON.")] = {}
+    reasoning_format: Annotated[ReasoningFormat, Field(description="How thoughts are told apart from the answer.")] = "auto"
+    slots: Annotated[bool, Field(description="Serve /slots.")] = True
+    metrics: Annotated[bool, Field(description="Serve /metrics.")] = True
+    page: Annotated[bool, Field(description="Serve the chat page at /.")] = True
+    log_json: Annotated[bool, Field(description="Log a JSON object a line.")] = False
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], Field(description="What is logged.")] = "info"

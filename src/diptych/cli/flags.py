@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from pydantic_core import PydanticUndefined
 
 from diptych.errors import InputError
-from diptych.options import Options
+from diptych.options import Options, ServerOptions
 from diptych.types import MediaSettings, Sampling
 
 # Flags beside --field-name; those of llama.cpp where it has one.
@@ -31,6 +31,12 @@ SPELLINGS: dict[str, tuple[str, ...]] = {
     "providers": ("--provider",),
     "ep_libraries": ("--ep-library",),
     "media_backend": ("--vision-backend", "--media-backend"),
+    "alias": ("-a", "--alias"),
+    "server_name": ("--server-name",),
+    "cors_origins": ("--cors-origin",),
+    "allowed_media_hosts": ("--allowed-media-host",),
+    "n_predict": ("-n", "--predict", "--n-predict"),
+    "slots": ("--slots",),
 }
 MEDIA = (
     "media_backend", "min_pixels", "max_pixels", "precision", "providers", "provider_options", "ep_libraries",
@@ -39,6 +45,8 @@ MEDIA = (
 TEXT = (
     "n_ctx", "n_batch", "n_ubatch", "threads", "n_gpu_layers", "cache_type_k", "cache_type_v", "flash_attn", "mmap", "mlock",
 )  # fmt: skip
+SERVER = tuple(name for name in ServerOptions.model_fields if name not in Options.model_fields)
+PANELS = {"Media half": MEDIA, "Server": SERVER, "Text half and machine": tuple(Options.model_fields)}
 
 
 def with_options(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -49,23 +57,24 @@ def with_options(*names: str) -> Callable[[Callable[..., None]], Callable[..., N
 
     def wrap(function: Callable[..., None]) -> Callable[..., None]:
         signature = inspect.signature(function, eval_str=True)
+        kind: type[Options] = signature.parameters["options"].annotation
         own = [p for p in signature.parameters.values() if p.name != "options"]
 
         def command(**given: Any) -> None:  # noqa: ANN401
             fields = {name: given.pop(name) for name in names}
-            function(**given, options=_options({k: v for k, v in fields.items() if v not in (None, [])}))
+            function(**given, options=_options(kind, {k: v for k, v in fields.items() if v not in (None, [])}))
 
         command.__doc__ = function.__doc__
         command.__name__ = function.__name__
-        command.__signature__ = signature.replace(parameters=[*own, *map(_flag, names)])  # type: ignore[attr-defined]
+        command.__signature__ = signature.replace(parameters=[*own, *(_flag(kind, name) for name in names)])  # type: ignore[attr-defined]
         return command
 
     return wrap
 
 
-def _flag(name: str) -> inspect.Parameter:
+def _flag(options: type[Options], name: str) -> inspect.Parameter:
     """A typer option for a field of Options: its spellings, its help with the default, and None when not given."""
-    field = Options.model_fields[name]
+    field = options.model_fields[name]
     spelling = SPELLINGS.get(name, ("--" + name.replace("_", "-"),))
     kind: Any = field.annotation
     if get_origin(kind) is tuple:
@@ -87,27 +96,35 @@ def _flag(name: str) -> inspect.Parameter:
     shown = default if isinstance(default, (int, float, str)) and not isinstance(default, bool) else None
     info = typer.Option(
         None, *spelling, help=field.description, show_default=str(shown) if shown is not None else False, metavar=choices,
-        rich_help_panel="Media half" if name in MEDIA else "Text half and machine",
+        rich_help_panel=next(panel for panel, names in PANELS.items() if name in names),
     )  # fmt: skip
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=info, annotation=kind | None)
 
 
-def _options(given: dict[str, Any]) -> Options:
+def _options(kind: type[Options], given: dict[str, Any]) -> Options:
     """Options from the flags that were given. Raises InputError in one line for a value that does not fit."""
-    if isinstance(given.get("provider_options"), str):
-        try:
-            given["provider_options"] = json.loads(given["provider_options"])
-        except ValueError as error:
-            raise InputError(f"--provider-options takes JSON such as '{{\"CPUExecutionProvider\": {{}}}}': {error}") from error
+    for name in ("provider_options", "chat_template_kwargs"):
+        if isinstance(given.get(name), str):
+            given[name] = _json(name, given[name])
+    for name in ("api_key",):
+        if name in given:
+            given[name] = [part for value in given[name] for part in value.split(",") if part]
     try:
-        return Options(**given)
+        return kind(**given)
     except ValidationError as error:
         first = error.errors()[0]
         name = str(first["loc"][0]) if first["loc"] else "options"
         if first["type"] == "extra_forbidden":
-            raise InputError(f"there is no setting {name!r}; there are {', '.join(Options.model_fields)}") from error
+            raise InputError(f"there is no setting {name!r}; there are {', '.join(kind.model_fields)}") from error
         flag = SPELLINGS.get(name, ("--" + name.replace("_", "-"),))[-1]
         raise InputError(f"{flag} (DIPTYCH_{name.upper()}): {first['msg']}, got {first['input']!r}") from error
+
+
+def _json(name: str, text: str) -> object:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise InputError(f"--{name.replace('_', '-')} takes a JSON object such as '{{\"NAME\": {{}}}}': {error}") from error
 
 
 def media_settings(options: Options) -> MediaSettings:
