@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
 from yaml import YAMLError
 
 from diptych.errors import InputError
+from diptych.types import MediaSettings
 
 MediaBackend = Literal["auto", "onnx", "smt", "mtmd"]
 ReasoningFormat = Literal["auto", "none", "deepseek", "deepseek-legacy"]
@@ -50,9 +51,17 @@ class Options(BaseSettings):
     ] = "auto"
     min_pixels: Annotated[int | None, Field(ge=1, description="Pictures are enlarged to at least this many pixels.")] = None
     max_pixels: Annotated[int | None, Field(ge=1, description="Pictures are reduced to at most this many pixels.")] = None
+    image_min_tokens: Annotated[
+        int | None, Field(ge=1, description="Pictures are enlarged to at least this many tokens; goes before --min-pixels.")
+    ] = None
+    image_max_tokens: Annotated[
+        int | None, Field(ge=1, description="Pictures are reduced to at most this many tokens; goes before --max-pixels.")
+    ] = None
     media_max_pixels: Annotated[int, Field(ge=1, description="A picture with more pixels is refused before decoding.")] = (
         178_956_970
     )
+    media_max_bytes: Annotated[int, Field(ge=1, description="A file of media with more bytes is refused.")] = 2**30
+    media_max_seconds: Annotated[float, Field(gt=0, description="A recording that lasts longer is refused.")] = 14400.0
     precision: Annotated[Literal["auto", "f32"], Field(description="Arithmetic of the media half; auto is f32.")] = "auto"
     providers: Annotated[tuple[str, ...], Field(description="Execution providers of the media half, best first.")] = (
         "CPUExecutionProvider",
@@ -67,9 +76,29 @@ class Options(BaseSettings):
     encode_max_patches: Annotated[
         int, Field(ge=1, description="Most patches in one run of the encoder; a larger picture goes alone.")
     ] = 16384
+    encode_cache_mib: Annotated[
+        int, Field(ge=0, description="Memory for encoded pictures, in MiB, so that none is encoded twice; 0 keeps none.")
+    ] = 512
     warmup: Annotated[bool, Field(description="Run the encoder once while loading, so that the first picture is not slower.")] = (
         False
     )
+    trace: Annotated[
+        Path | None, Field(description="Write what happens when to this file, for ui.perfetto.dev or chrome://tracing.")
+    ] = None
+    trace_ops: Annotated[bool, Field(description="With --trace: the encoder's operators too, of the first 64 runs of a graph.")] = (
+        False
+    )
+
+    @model_validator(mode="after")
+    def _trace_has_a_file(self) -> Self:
+        if self.trace_ops and self.trace is None:
+            raise InputError("--trace-ops adds to a trace, and there is none; name its file with --trace FILE")
+        return self
+
+    @property
+    def media(self) -> MediaSettings:
+        """What is asked of preprocessing."""
+        return MediaSettings(self.min_pixels, self.max_pixels, self.image_min_tokens, self.image_max_tokens)
 
     @classmethod
     def settings_customise_sources(
@@ -103,12 +132,16 @@ class ServerOptions(Options):
     api_key_file: Annotated[Path | None, Field(description="File of such keys, one a line; lines with # are left out.")] = None
     server_name: Annotated[
         tuple[str, ...],
-        Field(description="A host name by which clients may call this server, beside localhost and the machine's own; * for any."),
+        Field(
+            description="A host name by which clients may call this server, beside localhost and the machine's own; * for any."
+        ),
     ] = ()
     cors_origins: Annotated[
         tuple[str, ...], Field(description="An origin whose pages may use this server, such as https://example.org; * for any.")
     ] = ()
     max_body_mib: Annotated[int, Field(ge=1, description="Largest body of a request, in MiB.")] = 64
+    media_max_bytes: Annotated[int, Field(ge=1, description="Media with more bytes are refused.")] = 2**26
+    media_max_seconds: Annotated[float, Field(gt=0, description="A recording that lasts longer is refused.")] = 3600.0
     media_path: Annotated[Path | None, Field(description="Directory below which file:// media may be read.")] = None
     remote_media: Annotated[bool, Field(description="Fetch media from http and https addresses that requests name.")] = True
     allowed_media_hosts: Annotated[
@@ -134,3 +167,6 @@ class ServerOptions(Options):
     page: Annotated[bool, Field(description="Serve the chat page at /.")] = True
     log_json: Annotated[bool, Field(description="Log a JSON object a line.")] = False
     log_level: Annotated[Literal["debug", "info", "warning", "error"], Field(description="What is logged.")] = "info"
+    otlp_traces_endpoint: Annotated[
+        str | None, Field(description="Send an OpenTelemetry trace of each request to this collector, over HTTP.")
+    ] = None

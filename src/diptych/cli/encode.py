@@ -61,7 +61,7 @@ def command(
     try:
         loaded = time.perf_counter()
         check_kinds((s.kind for s in sources), half)
-        settings = flags.media_settings(options)
+        settings = options.media
         media = [half.preprocess(load(s, max_pixels=options.media_max_pixels), settings) for s in sources]
         prepared = time.perf_counter()
         encode(half, media)  # warm-up

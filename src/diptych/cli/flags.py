@@ -15,7 +15,7 @@ from pydantic_core import PydanticUndefined
 
 from diptych.errors import InputError
 from diptych.options import Options, ServerOptions
-from diptych.types import MediaSettings, Sampling
+from diptych.types import Sampling
 
 # Flags beside --field-name; those of llama.cpp where it has one.
 SPELLINGS: dict[str, tuple[str, ...]] = {
@@ -40,13 +40,15 @@ SPELLINGS: dict[str, tuple[str, ...]] = {
 }
 MEDIA = (
     "media_backend", "min_pixels", "max_pixels", "precision", "providers", "provider_options", "ep_libraries",
-    "allow_absolute_paths", "media_max_pixels", "encode_max_patches", "warmup",
+    "allow_absolute_paths", "image_min_tokens", "image_max_tokens", "media_max_pixels", "media_max_bytes", "media_max_seconds",
+    "encode_max_patches", "warmup",
 )  # fmt: skip
 TEXT = (
     "n_ctx", "n_batch", "n_ubatch", "threads", "n_gpu_layers", "cache_type_k", "cache_type_v", "flash_attn", "mmap", "mlock",
 )  # fmt: skip
+TRACE = ("trace", "trace_ops")
 SERVER = tuple(name for name in ServerOptions.model_fields if name not in Options.model_fields)
-PANELS = {"Media half": MEDIA, "Server": SERVER, "Text half and machine": tuple(Options.model_fields)}
+PANELS = {"Media half": (*MEDIA, "encode_cache_mib"), "Server": SERVER, "Text half and machine": tuple(Options.model_fields)}
 
 
 def with_options(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -125,11 +127,6 @@ def _json(name: str, text: str) -> object:
         return json.loads(text)
     except ValueError as error:
         raise InputError(f"--{name.replace('_', '-')} takes a JSON object such as '{{\"NAME\": {{}}}}': {error}") from error
-
-
-def media_settings(options: Options) -> MediaSettings:
-    """The part of the options that preprocessing asks for."""
-    return MediaSettings(min_pixels=options.min_pixels, max_pixels=options.max_pixels)
 
 
 PANEL = "Sampling"

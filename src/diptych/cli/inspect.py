@@ -7,14 +7,16 @@ from typing import Annotated
 
 import typer
 
-from diptych.cli import console, flags, model
+from diptych.cli import console, model
 from diptych.cli.flags import with_options
 from diptych.errors import InputError, OutputError
 from diptych.files import check_output, whole_file
 from diptych.options import Options
 
 
-@with_options("min_pixels", "max_pixels", "media_max_pixels")
+@with_options(
+    "min_pixels", "max_pixels", "image_min_tokens", "image_max_tokens", "media_max_pixels", "media_max_bytes",
+)  # fmt: skip
 def command(
     image: Annotated[str, typer.Option("--image", help="A picture (path or URL).")],
     output: Annotated[Path, typer.Option("-o", "--output", help="The .png file to write.")],
@@ -44,9 +46,7 @@ def command(
     inputs = [files.mmproj, *([] if "://" in image else [Path(image)])]
     check_output(output, force=force, inputs=inputs)
     family = open_family(files.mmproj)
-    chunks = family.preprocess(
-        load(Source("image", url=image), max_pixels=options.media_max_pixels), flags.media_settings(options)
-    )
+    chunks = family.preprocess(load(Source("image", url=image), max_pixels=options.media_max_pixels), options.media)
     chunk, hp = chunks[0], family.hp
     fed = next(iter(chunk.pieces[0].inputs.values()))
     pixels = seen(fed, chunk.used, hp.patch_size, hp.n_merge, hp.mean, hp.std)

@@ -25,7 +25,7 @@ Audio = Annotated[
 ]
 
 
-@with_options(*flags.TEXT, *flags.MEDIA)
+@with_options(*flags.TEXT, *flags.MEDIA, *flags.TRACE)
 def command(
     deployment: model.Name = None,
     text: model.Text = None,
@@ -111,7 +111,7 @@ class Chat:
     def answer(self, text: str, *, stream: bool) -> dict[str, object]:
         """Ask, print as it comes when `stream`, and keep both turns. Nothing is kept when it fails."""
         messages = (*self.messages, Message("user", (*self.media, text)))
-        settings = flags.media_settings(self.options)
+        settings = self.options.media
         request = Request(messages, self.sampling, self.max_tokens, self.stop, settings)
         said, tokens, last = asyncio.run(self._collect(request, stream))
         self.messages, self.media = (*messages, Message("assistant", (said,))), ()

@@ -16,7 +16,7 @@ from diptych.llama.model import TextModel
 from diptych.options import Options
 from diptych.positions import Positions
 from diptych.positions import text as text_positions
-from diptych.types import Batch, Media, MediaChunk, MediaSettings, Message, Request, Segment, Source, TextChunk
+from diptych.types import Batch, Media, MediaChunk, Message, Request, Segment, Source, TextChunk
 from diptych.verify.side import MEDIA, Answer, Side, lead
 
 N_ANSWER = 16  # greedy tokens compared
@@ -27,7 +27,7 @@ class Ours:
 
     def __init__(self, half: MediaHalf, text: TextModel | None, options: Options) -> None:
         self.half, self.text = half, text
-        self.settings = MediaSettings(options.min_pixels, options.max_pixels)
+        self.settings = options.media
         self._greedy = Greedy(text, options) if text else None
 
     def close(self) -> None:
