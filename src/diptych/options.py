@@ -85,9 +85,9 @@ class Options(BaseSettings):
     trace: Annotated[
         Path | None, Field(description="Write what happens when to this file, for ui.perfetto.dev or chrome://tracing.")
     ] = None
-    trace_ops: Annotated[bool, Field(description="With --trace: the encoder's operators too, of the first 64 runs of a graph.")] = (
-        False
-    )
+    trace_ops: Annotated[
+        bool, Field(description="With --trace: the encoder's operators too, of the first 64 runs of a graph.")
+    ] = False
 
     @model_validator(mode="after")
     def _trace_has_a_file(self) -> Self:
