@@ -43,17 +43,17 @@ class BatchArrays:
             _pointer(self._wants, ctypes.c_int8),
         )
 
-    def fill(self, batch: Batch) -> tuple[Any, list[int]]:
-        """The C structure of a batch, and the rows whose logits it asks for, in segment order.
+    def fill(self, batch: Batch, every: bool = False) -> tuple[Any, list[int]]:
+        """The C structure of a batch, and the rows whose logits it asks for, in segment order; `every` row is an output.
 
         Raises EngineError for a batch that llama.cpp would misread or abort the process over, and InputError for
         embedding rows that would spoil the KV cache.
         """
-        n = self._check(batch)
+        n = self._check(batch, every)
         tokens = batch.segments[0].tokens is not None
         outputs = []
         end = 0
-        self._wants[:n] = 0
+        self._wants[:n] = every
         for segment in batch.segments:
             start, end = end, end + segment.n_rows
             self._seq_ids[start:end] = segment.seq_id
@@ -76,7 +76,7 @@ class BatchArrays:
             self._rows = np.zeros((self.n_batch, self.n_embd), np.float32)
         return self._rows
 
-    def _check(self, batch: Batch) -> int:
+    def _check(self, batch: Batch, every: bool) -> int:
         """The number of rows of a batch that is fit to be decoded."""
         for segment in batch.segments:
             if segment.positions.ndim != 2 or segment.n_rows < 1:
@@ -86,7 +86,7 @@ class BatchArrays:
             raise EngineError(f"a batch has {n} rows; it must have 1 to n_batch = {self.n_batch}")
         if len({s.tokens is None for s in batch.segments}) > 1:
             raise EngineError("a batch mixes tokens and embeddings, and llama.cpp takes one kind a call; make two batches")
-        if (wanted := sum(s.wants_logits for s in batch.segments)) > self.n_outputs:
+        if (wanted := n if every else sum(s.wants_logits for s in batch.segments)) > self.n_outputs:
             raise EngineError(f"a batch asks for {wanted} rows of logits; the context was made for {self.n_outputs}")
         for segment in batch.segments:
             if not 0 <= segment.seq_id < self.n_seq:

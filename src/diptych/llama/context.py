@@ -41,8 +41,11 @@ _N_CTX_LIMIT = 2**31 - 1  # positions are int32
 class Context(Native):
     """A context of a text model. `n_ctx`, `n_batch` and `n_ubatch` are what llama.cpp made of what was asked.
 
-    `n_ctx` is shared by all sequences (`unified`), or divided among them. `n_outputs` is the most rows of logits a
-    batch may ask for, by default one a sequence: memory is set aside for each.
+    `n_ctx` is shared by all sequences (`unified`, by default as the options say), or divided among them: `n_ctx_slot` is
+    what one may have. `n_outputs` is the most rows of logits a
+    batch may ask for, by default one a sequence, or rows that `embed` takes: memory for logits is set aside for each.
+    `has_memory` is whether there is a KV cache, which models that only embed have not; `causal` whether rows see only
+    those before them. Where either is not so a sequence is decoded whole, in one call of at most `n_ubatch`.
     """
 
     def __init__(
@@ -50,13 +53,13 @@ class Context(Native):
         model: TextModel,
         options: Options = Options(),  # noqa: B008 - frozen
         *,
-        unified: bool = True,
+        unified: bool | None = None,
         n_outputs: int | None = None,
     ) -> None:
         self.n_outputs = max(n_outputs or 0, options.n_parallel)
         _check(model, options)
         params = _params(options, self.n_outputs)
-        params.kv_unified = unified
+        params.kv_unified = options.kv_unified if unified is None else unified
         with log.watch() as errors:
             pointer = lib.llama_init_from_model(model.pointer, params)
         if not pointer:
@@ -64,9 +67,12 @@ class Context(Native):
         super().__init__("context", pointer, lib.llama_free, model)
         self.model = model
         self.n_ctx: int = lib.llama_n_ctx(pointer)
+        self.n_ctx_slot: int = lib.llama_n_ctx_seq(pointer)
         self.n_batch: int = lib.llama_n_batch(pointer)
         self.n_ubatch: int = lib.llama_n_ubatch(pointer)
-        self._memory: int = lib.llama_get_memory(pointer)
+        self._memory: int | None = lib.llama_get_memory(pointer)
+        self.has_memory = bool(self._memory)
+        self.causal = bool(lib.llama_get_causal_attn(pointer))
         self._arrays = BatchArrays(
             self.n_batch, model.n_pos, model.n_embd_inp, model.n_vocab, n_seq=options.n_parallel, n_outputs=self.n_outputs
         )
@@ -78,26 +84,51 @@ class Context(Native):
         Raises InputError for rows that would spoil the cache, EngineError for a batch that is not sound or that
         llama.cpp refuses.
         """
-        pointer = self.pointer
         self._outputs = []
+        if not self.has_memory:  # llama.cpp would make every row an output, and abort where there are too many
+            raise EngineError(f"{self.model.path} has no KV cache, so that it only embeds; load a model that generates")
         struct, outputs = self._arrays.fill(batch)
-        if not batch.causal and struct.n_tokens > self.n_ubatch:
-            # llama.cpp aborts the whole process over this
-            raise EngineError(
-                f"a picture of {struct.n_tokens} rows that all see each other needs n_ubatch of as many; it is {self.n_ubatch}"
-            )
-        with log.watch() as errors:
-            code = self._decode(pointer, struct, batch.causal)
-        if code == _NO_SLOT:
+        if not self._run(struct, batch.causal):
             return False
-        if code:
-            raise EngineError(f"llama.cpp could not decode a batch of {struct.n_tokens} rows ({code}): {log.reason(errors)}")
         self._outputs = outputs
         return True
 
+    def embed(self, batch: Batch) -> NDArray[np.float32] | None:
+        """As `decode`, for the (n, n_embd) hidden states of all rows, at most `n_outputs`; None where there is no room.
+
+        They are those behind the last norm. llama.cpp computes and keeps the logits of every one of these rows as well.
+        """
+        pointer = self.pointer
+        self._outputs = []
+        struct, _ = self._arrays.fill(batch, every=True)
+        lib.llama_set_embeddings(pointer, True)
+        try:
+            if not self._run(struct, batch.causal):
+                return None
+            rows = lib.llama_get_embeddings(pointer)
+            if not rows:
+                raise EngineError(f"llama.cpp gives no embeddings for {self.model.path}; load a model that has them")
+            return np.ctypeslib.as_array(rows, (struct.n_tokens, self.model.n_embd_out)).copy()
+        finally:
+            lib.llama_set_embeddings(pointer, False)
+
+    def _run(self, struct: lib.llama_batch, causal: bool) -> bool:
+        """One call; False where the cache has no room."""
+        pointer = self.pointer
+        if not (causal and self.causal) and struct.n_tokens > self.n_ubatch:
+            # llama.cpp aborts the whole process over this
+            raise EngineError(
+                f"a batch of {struct.n_tokens} rows that all see each other needs n_ubatch of as many; it is {self.n_ubatch}"
+            )
+        with log.watch() as errors:
+            code = self._decode(pointer, struct, causal)
+        if code and code != _NO_SLOT:
+            raise EngineError(f"llama.cpp could not decode a batch of {struct.n_tokens} rows ({code}): {log.reason(errors)}")
+        return not code
+
     def _decode(self, pointer: Pointer, struct: lib.llama_batch, causal: bool) -> int:
-        """One call; whether attention is causal is a switch of the whole context, put back whatever happens."""
-        if causal:
+        """Whether attention is causal is a switch of the whole context, put back whatever happens."""
+        if causal or not self.causal:
             return int(lib.llama_decode(pointer, struct))
         lib.llama_set_causal_attn(pointer, False)
         try:
@@ -148,6 +179,7 @@ def _params(options: Options, n_outputs: int) -> lib.llama_context_params:
     params.n_ubatch = min(options.n_ubatch, options.n_batch)
     params.n_seq_max = options.n_parallel
     params.n_outputs_max = n_outputs
+    params.pooling_type = lib.LLAMA_POOLING_TYPE_NONE  # rows are pooled here, over as many batches as they come in
     params.n_threads = params.n_threads_batch = options.threads or default_threads()
     params.type_k = CACHE_TYPES[options.cache_type_k][0]
     params.type_v = CACHE_TYPES[options.cache_type_v][0]

@@ -17,7 +17,10 @@ logger = logging.getLogger("diptych.llama")
 # ggml_log_level (the names in llama_cpp are of an older one); its INFO is a page of details a load, hence debug here
 _LEVELS = {1: logging.DEBUG, 2: logging.DEBUG, 3: logging.WARNING, 4: logging.ERROR}
 _CONTINUES = 5  # GGML_LOG_LEVEL_CONT: more of the line before
-_EXPECTED = "non-consecutive token position"  # M-RoPE's jump behind a picture, which a recurrent cache remarks on and takes
+_EXPECTED = (
+    "non-consecutive token position",  # M-RoPE's jump behind a picture, which a recurrent cache remarks on and takes
+    "model default pooling_type",  # rows are pooled by us
+)
 _LEAD = re.compile(r"^(?:[~\w:]+|error loading model): (?=\S)")  # the C++ function that a line begins with, and the obvious
 
 
@@ -46,7 +49,7 @@ def _emit(level: int, line: str) -> None:
     if level == logging.ERROR and _state.errors is not None:
         _state.errors.append(line)
         level = logging.DEBUG  # the exception will say it; a log line as well would say it twice
-    elif _EXPECTED in line:
+    elif any(words in line for words in _EXPECTED):
         level = logging.DEBUG
     logger.log(level, "%s", line)
 

@@ -22,10 +22,11 @@ _NFC = ("qwen2", "qwen35")  # tokenizers that compose characters first, which ll
 
 
 class TextModel(Native):
-    """A text GGUF, loaded. `n_embd_inp` is the width of the rows it takes, `n_pos` its planes of positions (4: M-RoPE).
+    """A text GGUF, loaded. `n_embd_inp` is the width of the rows it takes, `n_embd_out` that of its hidden states, `n_pos`
+    its planes of positions (4: M-RoPE).
 
-    `chat_template`, `bos` and `eos` are what the file holds ("" where the vocabulary has no such token);
-    `prefix_tokens` is the beginning-of-sequence token where a prompt has to start with one.
+    `size` is that of its tensors in bytes, `description` llama.cpp's words for it. `chat_template`, `bos` and `eos` are what the file holds ("" where the vocabulary has no such token);
+    `prefix_tokens` and `suffix_tokens` are what a text has to begin and end with; a chat does not end so.
     """
 
     def __init__(self, path: Path, pointer: Pointer) -> None:
@@ -33,8 +34,12 @@ class TextModel(Native):
         self.path = path
         self.n_embd: int = lib.llama_model_n_embd(pointer)
         self.n_embd_inp: int = lib.llama_model_n_embd_inp(pointer)
+        self.n_embd_out: int = lib.llama_model_n_embd_out(pointer)
         self.n_ctx_train: int = lib.llama_model_n_ctx_train(pointer)
         self.n_layer: int = lib.llama_model_n_layer(pointer)
+        self.n_params: int = lib.llama_model_n_params(pointer)
+        self.size: int = lib.llama_model_size(pointer)
+        self.description = _described(pointer)
         four = (lib.LLAMA_ROPE_TYPE_MROPE, lib.LLAMA_ROPE_TYPE_IMROPE)
         self.n_pos = 4 if lib.llama_model_rope_type(pointer) in four else 1
         self.metadata = _metadata(pointer)
@@ -44,6 +49,7 @@ class TextModel(Native):
         bos = lib.llama_vocab_bos(self.vocab)
         self.bos, self.eos = self._text("bos", bos), self._text("eos", lib.llama_vocab_eos(self.vocab))
         self.prefix_tokens: tuple[int, ...] = (bos,) if bos >= 0 and lib.llama_vocab_get_add_bos(self.vocab) else ()
+        self.suffix_tokens = tuple(self._tokens(b"", True, True)[len(self.prefix_tokens) :])
 
     @classmethod
     def load(cls, path: Path, options: Options = Options()) -> Self:  # noqa: B008 - frozen
@@ -74,9 +80,11 @@ class TextModel(Native):
             data = text.encode()
         except UnicodeEncodeError as error:
             raise InputError(f"the text holds half a character at position {error.start} (a lone surrogate)") from error
+        return self._tokens(data, False, parse_special)
 
+    def _tokens(self, data: bytes, add_special: bool, parse_special: bool) -> list[int]:
         def call(buffer: Any, size: int) -> int:  # noqa: ANN401 - a ctypes array
-            return int(lib.llama_tokenize(self._vocab, data, len(data), buffer, size, False, parse_special))
+            return int(lib.llama_tokenize(self._vocab, data, len(data), buffer, size, add_special, parse_special))
 
         return list(_grown(call, lib.llama_token, len(data) + 8))
 
@@ -142,6 +150,12 @@ def _load_error(path: Path, reason: str) -> FileError:
     if "unknown model architecture" in reason:
         return UnknownModel(f"llama.cpp cannot run {path}: {reason}; a newer llama-cpp-python may know it")
     return FileError(f"cannot load {path}: {reason}; the file may be damaged or cut short, get or convert it again")
+
+
+def _described(pointer: Pointer) -> str:
+    """Architecture, size and types of the weights in llama.cpp's words."""
+    data: bytes = _grown(lambda buffer, size: _snprintf(lib.llama_model_desc(pointer, buffer, size), size), ctypes.c_char, 128)
+    return data.decode(errors="replace")
 
 
 def _metadata(pointer: Pointer) -> dict[str, str]:
