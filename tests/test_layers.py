@@ -20,7 +20,7 @@ LAYERS = (
     ("backend",),
     ("prompt",),
     ("engine",),
-    ("verify",),
+    ("verify", "server"),
     ("cli",),
 )
 HOMES = {
@@ -31,6 +31,10 @@ HOMES = {
     "safetensors": ("weights/", "convert/"),
     "PIL": ("media/",),
     "jinja2": ("prompt/",),
+    "fastapi": ("server/",),
+    "starlette": ("server/",),
+    "uvicorn": ("server/",),
+    "prometheus_client": ("server/",),
     "typer": ("cli/",),
     "rich": ("cli/",),
     "huggingface_hub": ("hub/download.py",),

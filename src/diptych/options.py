@@ -19,6 +19,7 @@ from diptych.types import MediaSettings
 
 MediaBackend = Literal["auto", "onnx", "smt", "mtmd"]
 ReasoningFormat = Literal["auto", "none", "deepseek", "deepseek-legacy"]
+Pooling = Literal["none", "mean", "cls", "last"]
 CacheType = Literal["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1"]
 
 
@@ -36,6 +37,12 @@ class Options(BaseSettings):
         int, Field(ge=1, description="Most prompt tokens or media rows a step decodes while somebody is being answered.")
     ] = 512
     max_queue: Annotated[int, Field(ge=0, description="Requests that may wait for a slot; more are turned away.")] = 256
+    chat_template: Annotated[str | None, Field(description="Chat template in the place of the model's, as text.")] = None
+    chat_template_file: Annotated[Path | None, Field(description="The same from a file.")] = None
+    embeddings: Annotated[bool, Field(description="Give embeddings too, which takes a KV cache of their own.")] = False
+    pooling: Annotated[
+        Pooling | None, Field(description="Which rows an embedding is made of; by default the model's own pooling, else none.")
+    ] = None
     threads: Annotated[int | None, Field(ge=1, description="CPU threads; by default the physical cores.")] = None
     n_gpu_layers: Annotated[int, Field(description="Layers of the text half on the GPU; -1 means all.")] = -1
     cache_type_k: Annotated[CacheType, Field(description="Type of the K cache.")] = "f16"
@@ -158,8 +165,6 @@ class ServerOptions(Options):
     ] = 30.0
     sse_ping_interval: Annotated[float, Field(gt=0, description="Seconds of silence after which a stream says it lives.")] = 30.0
     n_predict: Annotated[int, Field(ge=-1, description="Most tokens of an answer that does not say; -1 up to the context.")] = -1
-    chat_template: Annotated[str | None, Field(description="Chat template in the place of the model's, as text.")] = None
-    chat_template_file: Annotated[Path | None, Field(description="The same from a file.")] = None
     chat_template_kwargs: Annotated[dict[str, object], Field(description="Variables of the chat template, as JSON.")] = {}
     reasoning_format: Annotated[ReasoningFormat, Field(description="How thoughts are told apart from the answer.")] = "auto"
     slots: Annotated[bool, Field(description="Serve /slots.")] = True

@@ -23,6 +23,7 @@ SPELLINGS: dict[str, tuple[str, ...]] = {
     "n_batch": ("-b", "--batch-size"),
     "n_ubatch": ("-ub", "--ubatch-size"),
     "n_parallel": ("-np", "--parallel"),
+    "embeddings": ("--embeddings", "--embedding"),
     "threads": ("-t", "--threads"),
     "n_gpu_layers": ("-ngl", "--gpu-layers"),
     "cache_type_k": ("-ctk", "--cache-type-k"),
@@ -45,8 +46,10 @@ MEDIA = (
 )  # fmt: skip
 TEXT = (
     "n_ctx", "n_batch", "n_ubatch", "threads", "n_gpu_layers", "cache_type_k", "cache_type_v", "flash_attn", "mmap", "mlock",
+    "chat_template", "chat_template_file",
 )  # fmt: skip
 TRACE = ("trace", "trace_ops")
+SHARED = ("n_parallel", "kv_unified", "prefill_chunk", "max_queue")
 SERVER = tuple(name for name in ServerOptions.model_fields if name not in Options.model_fields)
 PANELS = {"Media half": (*MEDIA, "encode_cache_mib"), "Server": SERVER, "Text half and machine": tuple(Options.model_fields)}
 

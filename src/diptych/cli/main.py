@@ -15,6 +15,7 @@ from diptych.errors import DiptychError
 COMMANDS = {
     "demo": "Read the example pictures with the shipped reader.",
     "run": "Ask a model about pictures, once or in a chat.",
+    "serve": "Serve a model: the API of OpenAI, Anthropic and llama-server clients, and a chat page.",
     "encode": "Turn pictures and recordings into embeddings, with positions and grid.",
     "inspect": "Draw a picture as the model sees it.",
     "convert": "Turn a Hugging Face checkpoint into text.gguf and mmproj.gguf.",

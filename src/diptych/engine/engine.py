@@ -16,6 +16,7 @@ from typing import Any, Self
 from diptych import deploy
 from diptych.backend import open_half
 from diptych.encoder.encoder import Encoder
+from diptych.engine.about import About, SlotState, about
 from diptych.engine.answer import Emit
 from diptych.engine.loop import Loop
 from diptych.engine.prepare import Preparation
@@ -37,7 +38,7 @@ class Engine:
     """Both halves of a model, ready to answer. `load` makes one; close it, or use it in a `with` statement.
 
     `load_ms` is the time loading took; `default_sampling` llama.cpp's defaults with those of the model on top;
-    `media_backend` what runs the media half, `onnx` or `mtmd`.
+    `media_backend` what runs the media half, `onnx` or `mtmd`; `about` what both halves are.
     """
 
     def __init__(self, text: TextModel, half: MediaHalf | None, options: Options) -> None:
@@ -51,6 +52,7 @@ class Engine:
         with ExitStack() as stack:
             self._context = stack.enter_context(Context(text, options))
             self._preparation = Preparation(text, half, self._context, options)
+            self.about: About = about(text, half, self._context, options, self._preparation.template_source)
             self._encoder = Encoder(half, options.encode_max_patches) if half else None
             if self._encoder:
                 stack.callback(self._encoder.close)
@@ -144,6 +146,14 @@ class Engine:
         request = Request((message,), replace(self.default_sampling, **sampling), max_tokens, tuple(stop))
         outputs = list(self._stream(request))
         return "".join(output.text for output in outputs), outputs[-1]
+
+    def piece(self, token: int) -> bytes:
+        """The bytes of a token, those of special tokens too. Raises EngineError for a number that is none."""
+        return self._text.piece(token, special=True)
+
+    def slots(self) -> list[SlotState]:
+        """What each slot does just now."""
+        return self._loop.slots()
 
     def stats(self) -> Stats:
         """What is going on now, and the counts since loading."""

@@ -9,6 +9,7 @@ from collections import Counter, deque
 from functools import partial
 
 from diptych.encoder.encoder import Counters, Encoder, Encoding
+from diptych.engine.about import SlotState
 from diptych.engine.inbox import Inbox
 from diptych.engine.scheduler import Step, schedule
 from diptych.engine.sequence import Kind, Sequence
@@ -65,6 +66,16 @@ class Loop:
             self._calls["tokens"], self._calls["media"], self._rows["tokens"], self._rows["media"],
             self._encoder.counters if self._encoder else Counters(),
         )  # fmt: skip
+
+    def slots(self) -> list[SlotState]:
+        """What each slot does, as of this moment."""
+        out = [SlotState() for _ in range(self._n_slots)]
+        for s in list(self._running):
+            if (at := s.slot) is not None:
+                done, limit = min(s.cursor, s.n_prompt), s.request.max_tokens
+                left = -1 if limit is None else limit - len(s.output)
+                out[at] = SlotState(True, s.n_prompt, done, s.n_cached, len(s.output), left)
+        return out
 
     def _run(self) -> None:
         idle = True

@@ -15,7 +15,7 @@ from diptych.llama.context import Context
 from diptych.llama.model import TextModel
 from diptych.media.load import load
 from diptych.options import Options
-from diptych.types import MediaChunk, MediaSettings, Request
+from diptych.types import MediaChunk, MediaSettings, Request, Source
 
 
 class Preparation:
@@ -24,6 +24,7 @@ class Preparation:
     def __init__(self, text: TextModel, half: MediaHalf | None, context: Context, options: Options) -> None:
         """A text half without a chat template gets ChatML."""
         self._template = prompt.ChatTemplate(text.chat_template, text.bos, text.eos)
+        self.template_source = self._template.source
         self._text, self._half, self._options = text, half, options
         self._n_ctx, self._n_ubatch = context.n_ctx, context.n_ubatch
 
@@ -36,12 +37,16 @@ class Preparation:
         begun = time.perf_counter()
         _check_request(request)
         request = replace(request, media=self._settings(request))
-        fetch = partial(load, max_pixels=self._options.media_max_pixels)
-        chunks = prompt.build(request, self._template, self._text.tokenize, self._half, fetch, self._text.prefix_tokens)
+        chunks = prompt.build(request, self._template, self._text, self._half, partial(self._chunks, request.media))
         spans, end = place([chunk for chunk in chunks if chunk.n_tokens], self._half)
         self._check_fit(spans)
         answer = Answer(emit, request.stop, started, 1e3 * (time.perf_counter() - begun))
         return Sequence(request, spans, end, self._text.n_pos, answer)
+
+    def _chunks(self, settings: MediaSettings, source: Source) -> list[MediaChunk]:
+        """Fetch, decode and preprocess a media part."""
+        assert self._half is not None  # a prompt with media is refused where nothing can see them
+        return self._half.preprocess(load(source, max_pixels=self._options.media_max_pixels), settings)
 
     def _settings(self, request: Request) -> MediaSettings:
         """What the request asks of preprocessing, and the options where it says nothing."""
@@ -71,7 +76,7 @@ class Preparation:
 
 
 def _check_request(request: Request) -> None:
-    if not request.messages:
+    if not request.messages and request.prompt is None:
         raise InputError("the request has no messages; send at least one")
     if request.max_tokens is not None and request.max_tokens < 1:
         raise InputError(f"max_tokens is {request.max_tokens}; it must be 1 or more")

@@ -67,6 +67,7 @@ class Sequence:
     answer: Answer
     cursor: int = 0
     slot: int | None = None
+    n_cached: int = 0  # rows of the prompt that the KV cache held
     output: list[int] = field(default_factory=list)
     rows: dict[int, Rows] = field(default_factory=dict)
     encodings: dict[int, Encoding] = field(default_factory=dict)

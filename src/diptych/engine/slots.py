@@ -62,7 +62,7 @@ class Slots:
             self._cache.remove(slot.seq_id, 0)
             n = 0
         slot.taken, slot.ids, slot.media = True, slot.ids[:0], {}
-        sequence.slot, sequence.cursor = slot.seq_id, n
+        sequence.slot, sequence.cursor, sequence.n_cached = slot.seq_id, n, n
         self.n_reused += n
 
     def give_back(self, sequence: Sequence, *, forget: bool = False) -> None:

@@ -1,0 +1,48 @@
+"""The application: routes behind the guard, the engine that is loaded while the server already answers `/health`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+
+from diptych.server import chat, info, problems
+from diptych.server.guard import Guard
+from diptych.server.serving import Serving
+
+Routers = (info.router, chat.router)
+
+
+def create(serving: Serving, failed: Callable[[], None] = lambda: None) -> FastAPI:
+    """The app of a serving; `failed` is called when its model cannot be loaded."""
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        loading = asyncio.ensure_future(_load(serving, failed))
+        yield
+        await asyncio.gather(loading, return_exceptions=True)
+        await asyncio.to_thread(serving.close)
+
+    app = FastAPI(
+        title="Diptych",
+        description="A vision language model behind the APIs of OpenAI, Anthropic and llama-server.",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.state.serving = serving
+    for router in Routers:
+        app.include_router(router)
+    problems.install(app)
+    app.add_middleware(Guard, options=serving.options)
+    return app
+
+
+async def _load(serving: Serving, failed: Callable[[], None]) -> None:
+    try:
+        await asyncio.to_thread(serving.load)
+    except BaseException:
+        failed()
+        raise

@@ -1,0 +1,72 @@
+"""Answers as they come: one request, `n` of them, side by side."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from dataclasses import replace
+
+from diptych.engine import Engine
+from diptych.types import Output, Request
+
+_SEEDS = 2**32 - 1
+
+
+async def answers(engine: Engine, request: Request, n: int) -> AsyncGenerator[tuple[int, Output], None]:
+    """Outputs of `n` choices, each with its number.
+
+    The others start when the first one's prompt is in the KV cache, and take it from there; each has the next seed.
+    """
+    if n == 1:
+        async with aclosing(engine.generate(request)) as outputs:
+            async for output in outputs:
+                yield 0, output
+        return
+    first = engine.generate(request)
+    async with aclosing(first):
+        begun = await anext(first)
+        yield 0, begun
+        rest: list[AsyncIterator[Output]] = [engine.generate(_other(request, i)) for i in range(1, n)]
+        async for item in _merged([first if begun.finish_reason is None else _nothing(), *rest]):
+            yield item
+
+
+def _other(request: Request, i: int) -> Request:
+    seed = request.sampling.seed
+    sampling = request.sampling if seed is None else replace(request.sampling, seed=(seed + i) % _SEEDS)
+    return replace(request, sampling=sampling, slot=None)
+
+
+async def _nothing() -> AsyncIterator[Output]:
+    return
+    yield
+
+
+async def _merged(streams: list[AsyncIterator[Output]]) -> AsyncIterator[tuple[int, Output]]:
+    """What comes out of any of the streams, as it comes; all are closed when one fails."""
+    items: asyncio.Queue[tuple[int, Output | BaseException | None]] = asyncio.Queue()
+
+    async def pump(i: int, stream: AsyncIterator[Output]) -> None:
+        try:
+            async for output in stream:
+                items.put_nowait((i, output))
+            items.put_nowait((i, None))
+        except Exception as error:
+            items.put_nowait((i, error))
+
+    tasks = [asyncio.ensure_future(pump(i, stream)) for i, stream in enumerate(streams)]
+    try:
+        left = len(tasks)
+        while left:
+            i, item = await items.get()
+            if isinstance(item, BaseException):
+                raise item
+            if item is None:
+                left -= 1
+            else:
+                yield i, item
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

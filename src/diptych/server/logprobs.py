@@ -1,0 +1,34 @@
+"""Probabilities of tokens in OpenAI's two forms."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from diptych.engine import Engine
+from diptych.types import Logprob
+
+
+def content(engine: Engine, found: Iterable[Logprob]) -> list[dict[str, object]]:
+    """`logprobs.content` of a chat."""
+    return [
+        {**_token(engine, one.token, one.logprob), "top_logprobs": [_token(engine, token, value) for token, value in one.top]}
+        for one in found
+    ]
+
+
+def legacy(engine: Engine, found: Iterable[Logprob], offset: int = 0) -> dict[str, object]:
+    """`logprobs` of a text completion; `offset` is the length of the text before."""
+    tokens, values, top, offsets = [], [], [], []
+    for one in found:
+        text = engine.piece(one.token).decode(errors="replace")
+        tokens.append(text)
+        values.append(one.logprob)
+        top.append({engine.piece(token).decode(errors="replace"): value for token, value in one.top})
+        offsets.append(offset)
+        offset += len(text)
+    return {"tokens": tokens, "token_logprobs": values, "top_logprobs": top, "text_offset": offsets}
+
+
+def _token(engine: Engine, token: int, value: float) -> dict[str, object]:
+    piece = engine.piece(token)
+    return {"id": token, "token": piece.decode(errors="replace"), "bytes": list(piece), "logprob": value}

@@ -1,0 +1,91 @@
+"""Errors as clients expect them: OpenAI's error object, or Anthropic's, with the status of the error."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from diptych.errors import ContextOverflow, DiptychError, Overloaded
+
+log = logging.getLogger(__name__)
+
+# status → type, as llama-server and as Anthropic name them
+_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    429: "rate_limit_error",
+    501: "not_supported_error",
+    503: "unavailable_error",
+    504: "timeout_error",
+}
+_ANTHROPIC_TYPES = {413: "request_too_large", 500: "api_error", 503: "overloaded_error"}
+ANTHROPIC = "/v1/messages"  # paths that begin so answer in Anthropic's form
+
+
+def body(error: Exception, path: str = "") -> dict[str, object]:
+    """The error object for a client of `path`."""
+    status = status_of(error)
+    message = str(error) if isinstance(error, DiptychError | HTTPException) else f"{type(error).__name__}: {error}"
+    if isinstance(error, HTTPException):
+        message = str(error.detail)
+    kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
+    if path.startswith(ANTHROPIC):
+        return {"type": "error", "error": {"type": _ANTHROPIC_TYPES.get(status, kind), "message": message}}
+    details: dict[str, object] = {"code": status, "message": message, "type": kind, "param": None}
+    if isinstance(error, ContextOverflow):
+        details |= {"type": "exceed_context_size_error", "n_prompt_tokens": error.n_prompt, "n_ctx": error.n_ctx}
+    return {"error": details}
+
+
+def status_of(error: Exception) -> int:
+    """The HTTP status of an error; 500 for a fault of ours."""
+    if isinstance(error, HTTPException):
+        return error.status_code
+    return error.status if isinstance(error, DiptychError) else 500
+
+
+def response(error: Exception, path: str = "") -> JSONResponse:
+    """An error as a whole answer."""
+    return JSONResponse(body(error, path), status_of(error), headers=_headers(error))
+
+
+def install(app: FastAPI) -> None:
+    """Answer every error of the routes in this form."""
+
+    async def answer(request: Request, error: Exception) -> JSONResponse:
+        if status_of(error) >= 500 and not isinstance(error, DiptychError):
+            log.error("a fault in diptych at %s %s", request.method, request.url.path, exc_info=error)
+        return response(error, request.url.path)
+
+    async def invalid(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, RequestValidationError)
+        return response(HTTPException(400, _explained(error)), request.url.path)
+
+    app.add_exception_handler(DiptychError, answer)
+    app.add_exception_handler(HTTPException, answer)
+    app.add_exception_handler(RequestValidationError, invalid)
+    app.add_exception_handler(Exception, answer)
+
+
+def _headers(error: Exception) -> Mapping[str, str] | None:
+    if isinstance(error, Overloaded):
+        return {"Retry-After": str(max(1, math.ceil(error.retry_after)))}
+    return dict(error.headers) if isinstance(error, HTTPException) and error.headers else None
+
+
+def _explained(error: RequestValidationError) -> str:
+    """The first fault of a body, with the place of the field."""
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"] if part != "body")
+    if first["type"] == "json_invalid":
+        return f"the body is not JSON: {first.get('ctx', {}).get('error', first['msg'])} at character {where}"
+    found = "" if first["type"] in ("missing", "value_error") else f", got {first.get('input')!r:.80}"
+    more = f" (and {len(error.errors()) - 1} more)" if len(error.errors()) > 1 else ""
+    return f"{where or 'the body'}: {first['msg']}{found}{more}"
