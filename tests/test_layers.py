@@ -10,7 +10,7 @@ import pytest
 SOURCE = Path(__file__).parent.parent / "src" / "diptych"
 LAYERS = (
     ("types", "errors"),
-    ("options", "positions", "files", "reader"),
+    ("options", "positions", "files", "trace", "reader"),
     ("weights", "media"),
     ("graph",),
     ("families",),
