@@ -180,7 +180,7 @@ def test_a_family_that_is_not_known_answers_as_in_libmtmds_own_loop(name: str, t
     media = shown(kinds)
     messages = asked_about(kinds, media)
     ours, last = tokens(load(text, mmproj, n_ubatch=1024), messages, 12)
-    pieces = ChatTemplate(tiny.CHAT_TEMPLATE).cut(messages, dict.fromkeys(kinds, ()))  # type: ignore[arg-type]
+    pieces = ChatTemplate(tiny.CHAT_TEMPLATE).cut(Request(tuple(messages)), dict.fromkeys(kinds, ()))  # type: ignore[arg-type]
     prompt = "".join(p if isinstance(p, str) else MARKER for p in pieces)
     given = [np.frombuffer(d, np.uint8) if k == "audio" else pixels(d) for k, d in zip(kinds, media, strict=True)]
     with Mtmd(mmproj, text, n_threads=1, flash_attn=False) as reference:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
+import numpy as np
 import pytest
 
 import pictures
@@ -13,9 +15,10 @@ from diptych.errors import InputError, MediaError
 from diptych.families.qwen2vl import Qwen2VL
 from diptych.media.load import load
 from diptych.prompt import ChatTemplate, build
-from diptych.types import Chunk, Media, MediaChunk, MediaSettings, Message, Request, Source, TextChunk
+from diptych.types import Chunk, MediaChunk, MediaSettings, Message, Request, Source, TextChunk
 
 TOKENS = tiny.tokenizer()
+ANY_SIZE = MediaSettings()
 PAD = TOKENS.token_to_id("<|image_pad|>")
 
 
@@ -23,8 +26,25 @@ def tokenize(text: str) -> list[int]:
     return TOKENS.encode(text, add_special_tokens=False).ids
 
 
-def fetch(source: Source) -> Media:
-    return load(source, max_pixels=10**6)
+@dataclass(frozen=True)
+class Words:
+    """The tiny vocabulary."""
+
+    prefix_tokens: tuple[int, ...] = ()
+    n_vocab: int = TOKENS.get_vocab_size()
+
+    def tokenize(self, text: str) -> list[int]:
+        return tokenize(text)
+
+
+def seen_by(half: Qwen2VL | None, settings: MediaSettings = ANY_SIZE) -> Callable[[Source], list[MediaChunk]]:
+    """How a media part becomes chunks."""
+
+    def chunks_of(source: Source) -> list[MediaChunk]:
+        assert half is not None
+        return half.preprocess(load(source, max_pixels=10**6), settings)
+
+    return chunks_of
 
 
 def picture(width: int, height: int, seed: int = 0) -> Source:
@@ -38,7 +58,7 @@ def chunks(
     prefix: tuple[int, ...] = (),
 ) -> list[Chunk]:
     request = Request(tuple(Message(*turn) for turn in turns))
-    return build(request, ChatTemplate(template, "", "<|im_end|>"), tokenize, half, fetch, prefix)
+    return build(request, ChatTemplate(template, "", "<|im_end|>"), Words(prefix), half, seen_by(half))
 
 
 def ids(made: list[Chunk]) -> list[int]:
@@ -173,23 +193,23 @@ def test_tokens_that_a_family_gives_join_the_text_beside_them(half):
     ]
 
 
-def test_the_settings_of_the_request_reach_preprocessing(half):
+def test_the_size_of_a_picture_is_what_preprocessing_makes_of_it(half):
     request = Request((Message("user", (picture(300, 300),)),))
     template = ChatTemplate(tiny.CHAT_TEMPLATE)
     large, small = (
-        next(c for c in build(replace(request, media=settings), template, tokenize, half, fetch) if isinstance(c, MediaChunk))
+        next(c for c in build(request, template, Words(), half, seen_by(half, settings)) if isinstance(c, MediaChunk))
         for settings in (MediaSettings(), MediaSettings(max_pixels=56 * 56))
     )
     assert (large.n_tokens, small.n_tokens) == (9, 1)
 
 
 def test_nothing_is_loaded_when_the_template_refuses(half):
-    def never(source: Source) -> Media:
+    def never(source: Source) -> list[MediaChunk]:
         raise AssertionError("loaded")
 
     request = Request((Message("user", (A,)),))
     with pytest.raises(InputError, match="roles"):
-        build(request, ChatTemplate("{{ raise_exception('roles') }}"), tokenize, half, never)
+        build(request, ChatTemplate("{{ raise_exception('roles') }}"), Words(), half, never)
 
 
 def test_pictures_without_a_media_half_are_refused(half):
@@ -208,3 +228,55 @@ def test_media_of_another_kind_are_refused(half):
 def test_a_picture_that_cannot_be_read_is_told(half):
     with pytest.raises(MediaError, match=r"no file nowhere\.png"):
         chunks(half, ("user", (Source("image", url="nowhere.png"),)))
+
+
+def prompted(half: Qwen2VL | None, *prompt: str | int | Source, prefix: tuple[int, ...] = ()) -> list[Chunk]:
+    never = ChatTemplate("{{ raise_exception('a template was asked') }}")
+    return build(Request(prompt=prompt), never, Words(prefix), half, seen_by(half))
+
+
+def test_a_raw_prompt_is_tokenised_as_it_stands(half):
+    (made,) = prompted(None, "Hello <|im_end|>", " the", 5, 6, "user")
+    assert made.tokens == (*tokenize("Hello <|im_end|> the"), 5, 6, *tokenize("user"))
+    assert prompted(None, "Hel", "lo") == prompted(None, "Hello")
+
+
+def test_a_raw_prompt_holds_media_where_they_were_put(half):
+    start, end = (TOKENS.token_to_id(name) for name in ("<|vision_start|>", "<|vision_end|>"))
+    before, first, between, second, after = prompted(half, "see ", A, 7, B, "there")
+    assert before.tokens == (*tokenize("see "), start)
+    assert (between.tokens, after.tokens) == ((end, 7, start), (end, *tokenize("there")))
+    assert [(c.ordinal, c.size) for c in (first, second)] == [(0, (60, 60)), (1, (31, 77))]
+
+
+def test_the_prefix_stands_before_a_raw_prompt_that_begins_with_text_or_media_and_not_before_tokens(half):
+    assert ids(prompted(half, "hi", prefix=(3,)))[0] == 3
+    assert ids(prompted(half, A, prefix=(3,)))[0] == 3
+    assert ids(prompted(half, 9, "hi", prefix=(3,)))[0] == 9
+    assert ids(prompted(half, "<|endoftext|>hi", prefix=tuple(tokenize("<|endoftext|>")))) == tokenize("<|endoftext|>hi")
+    assert prompted(half, prefix=(3,)) == [TextChunk((3,))]
+
+
+@pytest.mark.parametrize("token", [-1, Words().n_vocab, 10**30])
+def test_tokens_out_of_range_are_refused(token, half):
+    with pytest.raises(
+        InputError, match=rf"the token {str(token)[:20]}, and those of this model are 0 to {Words().n_vocab - 1}$"
+    ):
+        prompted(half, "hi", token)
+
+
+def test_media_of_a_raw_prompt_need_a_media_half_that_takes_them(half):
+    with pytest.raises(InputError, match=r"no media half"):
+        prompted(None, A)
+    with pytest.raises(InputError, match=r"audio is given"):
+        prompted(half, Source("audio", data=b"x"))
+
+
+def test_chunks_that_the_client_has_encoded_are_laid_out_and_not_loaded(half):
+    encoded = [replace(c, rows=np.zeros((c.n_tokens, 8), np.float32), pieces=()) for c in seen_by(half)(A)]
+    given = Source("image", chunks=tuple(encoded))
+    for made in (prompted(half, "see ", given, B), chunks(half, ("user", ("see ", given, B)))):
+        first, second = (c for c in made if isinstance(c, MediaChunk))
+        assert first.rows is encoded[0].rows
+        assert (first.ordinal, second.ordinal, second.rows) == (0, 1, None)
+        assert ids(made) == ids(prompted(half, "see ", A, B)) or ids(made) == ids(chunks(half, ("user", ("see ", A, B))))

@@ -9,7 +9,7 @@ import pytest
 
 from diptych.errors import InputError
 from diptych.prompt import ChatTemplate
-from diptych.types import Message
+from diptych.types import Message, Request
 
 
 def repeat(step: str, then: str = "{{ ns.s | length }}") -> str:
@@ -56,6 +56,7 @@ HARM = {
     "a growing list of texts": repeat("{% set ns.l = ns.l + [s ~ i] %}"),
     "deep nesting": "{{ " + "(" * 5000 + ")" * 5000 + " }}",
 }
+HI = Request((Message("user", ("hi",)),))
 LIMIT = 10.0  # seconds; the longest takes about one
 
 
@@ -63,7 +64,7 @@ LIMIT = 10.0  # seconds; the longest takes about one
 def test_a_harmful_template_is_stopped(name):
     start = time.perf_counter()
     with pytest.raises(InputError, match=r"^the model's chat template [^\n]*$"):
-        ChatTemplate(HARM[name]).render([Message("user", ("hi",))])
+        ChatTemplate(HARM[name]).render(HI)
     assert time.perf_counter() - start < LIMIT
 
 
@@ -74,7 +75,7 @@ def test_a_harmful_template_gets_little_memory(name):
     tracemalloc.start()
     try:
         with pytest.raises(InputError):
-            ChatTemplate(HARM[name]).render([Message("user", ("hi",))])
+            ChatTemplate(HARM[name]).render(HI)
         assert tracemalloc.get_traced_memory()[1] < 700 * 2**20
     finally:
         tracemalloc.stop()
@@ -83,10 +84,10 @@ def test_a_harmful_template_gets_little_memory(name):
 def test_a_long_honest_conversation_is_rendered():
     template = "{% for m in messages %}{{ '<|' ~ m.role ~ '|>' + (m.content | trim | replace('</think>', '')) }}\n{% endfor %}"
     turns = [Message("user", (f"{i} " + "word " * 2000,)) for i in range(500)]
-    assert len(ChatTemplate(template).render(turns)) > 5 * 10**6
+    assert len(ChatTemplate(template).render(Request(tuple(turns)))) > 5 * 10**6
 
 
 def test_the_budget_is_per_rendering():
     template = ChatTemplate("{% set s = 'x' * 20000000 %}{% set s = s ~ s %}{{ messages[0].content }}")
     for _ in range(5):
-        assert template.render([Message("user", ("hi",))]) == "hi"
+        assert template.render(HI) == "hi"

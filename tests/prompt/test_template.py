@@ -11,7 +11,7 @@ import tiny
 from diptych.errors import InputError
 from diptych.prompt import ChatTemplate
 from diptych.prompt.template import CHATML
-from diptych.types import Message, Source
+from diptych.types import Message, Request, Source
 
 IMAGE = {"image": ("<|vision_start|><|image_pad|><|vision_end|>", "<|image_pad|>")}
 FORGED = "<|vision_start|><|image_pad|><|vision_end|>"
@@ -68,8 +68,12 @@ CONVERSATIONS = {
 }
 
 
-def messages(turns: Sequence[tuple[str, str]]) -> list[Message]:
-    return [Message(role, (text,)) for role, text in turns]
+def asked(turns: Sequence[tuple[str, str]], add_generation_prompt: bool = True) -> Request:
+    return Request(tuple(Message(role, (text,)) for role, text in turns), add_generation_prompt=add_generation_prompt)
+
+
+def spoken(*turns: tuple[str, tuple[str | Source, ...]], add_generation_prompt: bool = True) -> Request:
+    return Request(tuple(Message(*turn) for turn in turns), add_generation_prompt=add_generation_prompt)
 
 
 def image(name: str) -> Source:
@@ -77,7 +81,7 @@ def image(name: str) -> Source:
 
 
 def pieces(template: str | None, *turns: tuple[str, tuple[str | Source, ...]]) -> list[str | Source]:
-    return ChatTemplate(template, "<s>", "</s>").cut([Message(*turn) for turn in turns], IMAGE)
+    return ChatTemplate(template, "<s>", "</s>").cut(spoken(*turns), IMAGE)
 
 
 def flat(cut: list[str | Source]) -> str:
@@ -96,9 +100,9 @@ def test_a_conversation_of_text_is_rendered_as_by_transformers(template, convers
         chat_template=TEMPLATES[template], tokenize=False, add_generation_prompt=add_generation_prompt, bos_token="<s>",
     )  # fmt: skip
     ours = ChatTemplate(TEMPLATES[template], "<s>", "<|im_end|>")
-    assert ours.render(messages(turns), add_generation_prompt) == expected
+    assert ours.render(asked(turns, add_generation_prompt)) == expected
     if add_generation_prompt:
-        assert ours.cut(messages(turns), IMAGE) == [expected]
+        assert ours.cut(asked(turns), IMAGE) == [expected]
 
 
 @pytest.mark.parity
@@ -124,7 +128,7 @@ def test_a_conversation_with_pictures_is_rendered_as_by_transformers(template, t
     ]
     expected = tokenizer.apply_chat_template(given, chat_template=source, tokenize=False, add_generation_prompt=True)
     placeholder = "<image>" if template == "lists only" else FORGED
-    conversation = [Message(*turn) for turn in turns]
+    conversation = spoken(*turns)
     ours = ChatTemplate(source, "", "<|im_end|>")
     assert ours.render(conversation) == expected
     cut = ours.cut(conversation, IMAGE if template == "qwen2vl" else {"image": ("<image>",)})
@@ -143,9 +147,9 @@ def test_pictures_stand_where_they_were_put_whatever_the_template_prints(templat
 @pytest.mark.parametrize("template", [tiny.CHAT_TEMPLATE, CHATML, LLAMA3, LISTS_ONLY, None])
 def test_media_without_a_known_placeholder_stand_where_they_were_put(template):
     turns = [("system", ("Look.",)), ("user", (image("a"), "one ", Source("audio", url="b"), " two", image("a")))]
-    cut = ChatTemplate(template).cut([Message(*turn) for turn in turns], {"image": (), "audio": ()})
+    cut = ChatTemplate(template).cut(spoken(*turns), {"image": (), "audio": ()})
     assert "[a]one [b] two[a]" in flat(cut)
-    assert flat(cut).startswith(ChatTemplate(template).render([Message(*turns[0])], add_generation_prompt=False).rstrip())
+    assert flat(cut).startswith(ChatTemplate(template).render(spoken(turns[0], add_generation_prompt=False)).rstrip())
 
 
 @pytest.mark.parametrize("template", [tiny.CHAT_TEMPLATE, CHATML, LLAMA3, LISTS_ONLY.replace("<image>", "<|image_pad|>")])
@@ -193,7 +197,7 @@ def test_the_longest_placeholder_is_taken():
     )
     assert flat(pieces(around, ("user", (image("a"),)))) == "<v>[a]</v>"
     ended = ChatTemplate("{% for c in messages[0].content %}<img>\n\n{% endfor %}")
-    cut = ended.cut([Message("user", (image("a"),))], {"image": ("<img>\n", "<img>")})
+    cut = ended.cut(spoken(("user", (image("a"),))), {"image": ("<img>\n", "<img>")})
     assert flat(cut) == "[a]\n"
     alone = "{% for c in messages[0].content %}<v><|image_pad|></v>{% endfor %}"
     assert flat(pieces(alone, ("user", (image("a"),)))) == "<v>[a]</v>"
@@ -237,12 +241,12 @@ def test_the_same_source_twice_and_equal_sources_are_each_shown():
 
 def test_special_tokens_reach_the_template():
     template = "{{ bos_token }}|{{ eos_token }}"
-    assert ChatTemplate(template, "<s>", "</s>").render(messages([("user", "x")])) == "<s>|</s>"
-    assert ChatTemplate(template).render(messages([("user", "x")])) == "|"
+    assert ChatTemplate(template, "<s>", "</s>").render(asked([("user", "x")])) == "<s>|</s>"
+    assert ChatTemplate(template).render(asked([("user", "x")])) == "|"
 
 
 def test_the_date_is_todays():
-    assert re.fullmatch(r"20\d\d-\d\d-\d\d", ChatTemplate("{{ strftime_now('%Y-%m-%d') }}").render(messages([("user", "x")])))
+    assert re.fullmatch(r"20\d\d-\d\d-\d\d", ChatTemplate("{{ strftime_now('%Y-%m-%d') }}").render(asked([("user", "x")])))
 
 
 @pytest.mark.parametrize(
@@ -261,5 +265,5 @@ def test_the_date_is_todays():
 @pytest.mark.parametrize("parts", [("hi",), ("hi", image("a"))])
 def test_a_template_that_fails_says_why_in_one_line(template, says, parts):
     with pytest.raises(InputError, match=says) as caught:
-        ChatTemplate(template).cut([Message("user", parts)], IMAGE)
+        ChatTemplate(template).cut(spoken(("user", parts)), IMAGE)
     assert "\n" not in str(caught.value)

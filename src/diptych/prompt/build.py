@@ -1,40 +1,58 @@
-"""A request → its chunks: render, load and preprocess the media, lay them out, tokenise the text between."""
+"""A request → its chunks: render, or take the prompt as it was given; put the media in and tokenise the text between."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Protocol
 
 from diptych.backend import check_kinds
 from diptych.errors import InputError
 from diptych.families.base import MediaHalf, Part
 from diptych.prompt.template import ChatTemplate
-from diptych.types import Chunk, Media, MediaChunk, Request, Source, TextChunk
+from diptych.types import Chunk, MediaChunk, Request, Source, TextChunk
 
-Tokenize = Callable[[str], Sequence[int]]
+Piece = str | int | Source
+
+
+class Vocabulary(Protocol):
+    """What tokenises. `prefix_tokens` is what a prompt has to start with."""
+
+    n_vocab: int
+    prefix_tokens: tuple[int, ...]
+
+    def tokenize(self, text: str) -> Sequence[int]:
+        """Text → tokens, special tokens in it as such, like llama.cpp's server and transformers."""
+        ...
 
 
 def build(
     request: Request,
     template: ChatTemplate,
-    tokenize: Tokenize,
+    vocabulary: Vocabulary,
     half: MediaHalf | None,
-    load: Callable[[Source], Media],
-    prefix: tuple[int, ...] = (),
+    chunks_of: Callable[[Source], Sequence[MediaChunk]],
 ) -> list[Chunk]:
     """The prompt of a request: text chunks, one between two media chunks at most, and media chunks.
 
-    `tokenize` reads special tokens in text as such, like llama.cpp's server and transformers; a user's `<|im_end|>`
-    is one too. `prefix` stands first unless the text begins with it already. Raises InputError when the template
-    refuses, or there are media and no media half; and what `load` and the half's preprocessing raise.
+    `chunks_of` preprocesses a media part that the client has not encoded already. The vocabulary's prefix stands first
+    unless the prompt begins with it, or with a token that the client gave. Raises InputError when the template refuses,
+    a token is out of range, or there are media and no media half; and what `chunks_of` raises.
     """
     _check_media(request, half)
-    pieces = template.cut(request.messages, half.placeholders if half else {})
-    return _join(_lay_out(pieces, request, half, load), tokenize, prefix)
+    pieces: Sequence[Piece]
+    if request.prompt is not None:
+        pieces = request.prompt
+        _check_tokens(pieces, vocabulary.n_vocab)
+    else:
+        pieces = template.cut(request, half.placeholders if half else {})
+    prefix = () if pieces and isinstance(pieces[0], int) else vocabulary.prefix_tokens
+    return _join(_lay_out(pieces, half, chunks_of), vocabulary.tokenize, prefix)
 
 
 def _check_media(request: Request, half: MediaHalf | None) -> None:
-    kinds = [part.kind for m in request.messages for part in m.parts if isinstance(part, Source)]
+    parts = request.prompt if request.prompt is not None else [part for m in request.messages for part in m.parts]
+    kinds = [part.kind for part in parts if isinstance(part, Source)]
     if kinds and half is None:
         raise InputError(
             f"the conversation holds {len(kinds)} media part(s), and there is no media half to see them; give one with --mmproj"
@@ -43,23 +61,31 @@ def _check_media(request: Request, half: MediaHalf | None) -> None:
         check_kinds(kinds, half)
 
 
-def _lay_out(
-    pieces: Sequence[str | Source], request: Request, half: MediaHalf | None, load: Callable[[Source], Media]
-) -> list[Part]:
+def _check_tokens(pieces: Sequence[Piece], n_vocab: int) -> None:
+    for piece in pieces:
+        if isinstance(piece, int) and not 0 <= piece < n_vocab:
+            raise InputError(
+                f"the prompt holds the token {str(piece)[:20]}, and the vocabulary has {n_vocab}; send one from 0 on"
+            )
+
+
+def _lay_out(pieces: Sequence[Piece], half: MediaHalf | None, chunks_of: Callable[[Source], Sequence[MediaChunk]]) -> list[Part]:
     """Each source becomes its chunks and the text around them; media are numbered from 0 as they stand in the prompt."""
     parts: list[Part] = []
     ordinal = 0
     for piece in pieces:
-        if isinstance(piece, str) or half is None:
-            parts += [piece] if isinstance(piece, str) else []
-            continue
-        chunks = [replace(c, ordinal=ordinal) for c in half.preprocess(load(piece), request.media)]
-        parts += half.layout(chunks)
-        ordinal += 1
+        if isinstance(piece, str):
+            parts.append(piece)
+        elif isinstance(piece, int):
+            parts.append(TextChunk((piece,)))
+        elif half is not None:
+            chunks = piece.chunks or chunks_of(piece)
+            parts += half.layout([replace(chunk, ordinal=ordinal) for chunk in chunks])
+            ordinal += 1
     return parts
 
 
-def _join(parts: Sequence[Part], tokenize: Tokenize, prefix: tuple[int, ...]) -> list[Chunk]:
+def _join(parts: Sequence[Part], tokenize: Callable[[str], Sequence[int]], prefix: tuple[int, ...]) -> list[Chunk]:
     """Neighbouring texts are tokenised as one, and all that stands between two media chunks is one chunk."""
     chunks: list[Chunk] = []
     tokens: list[int] = []

@@ -24,6 +24,7 @@ BUDGET = 2**27  # characters; a second or two of work, and far above any context
 _STEP = 128  # what a loop turn or call costs in characters
 _MAX_BITS = 2**14  # of a whole number
 _WORK = "work of this rendering"  # no name a template can spell
+FUNCTIONS = ("range", "dict", "cycler", "joiner", "namespace", "raise_exception", "strftime_now")  # that a template can call
 _ABSENT_FILTERS = ("batch", "center", "filesizeformat", "format", "pprint", "random", "slice", "urlize", "wordwrap", "xmlattr")
 _ABSENT_METHODS = ("expandtabs", "translate")
 _WIDTH_METHODS = ("center", "ljust", "rjust", "zfill")

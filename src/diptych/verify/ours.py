@@ -60,8 +60,8 @@ class Ours:
             return place(self.half.preprocess(picture, self.settings), self.half)
         request = Request((Message("user", (Source(picture.kind), question)),), media=self.settings)
         template = prompt.ChatTemplate(self.text.chat_template, self.text.bos, self.text.eos)
-        tokenize, prefix = self.text.tokenize, self.text.prefix_tokens
-        return place(prompt.build(request, template, tokenize, self.half, lambda _: picture, prefix), self.half)
+        chunks = self.half.preprocess(picture, self.settings)
+        return place(prompt.build(request, template, self.text, self.half, lambda _: chunks), self.half)
 
 
 class Greedy:
