@@ -9,7 +9,8 @@
     │   │   ├── UnknownMedia     an id names nothing that is still there
     │   │   └── ReboundMedia     an id was given to other content before
     │   ├── ContextOverflow    the prompt does not fit the context
-    │   └── GrammarError       a grammar or JSON schema cannot be used
+    │   ├── GrammarError       a grammar or JSON schema cannot be used
+    │   └── NotSupported       this model, or the way it was started, cannot do it
     ├── FileError            a file is missing, damaged, or not what was expected
     │   ├── UnknownModel       no family or converter for what the file names
     │   └── MismatchedHalves   text half and media half do not belong together
@@ -79,6 +80,12 @@ class ContextOverflow(InputError):
 
 class GrammarError(InputError):
     """A grammar or JSON schema cannot be used."""
+
+
+class NotSupported(InputError):
+    """This model cannot do it, or was not started so that it can."""
+
+    status = 501
 
 
 class FileError(DiptychError):

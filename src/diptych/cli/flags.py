@@ -24,6 +24,7 @@ SPELLINGS: dict[str, tuple[str, ...]] = {
     "n_ubatch": ("-ub", "--ubatch-size"),
     "n_parallel": ("-np", "--parallel"),
     "embeddings": ("--embeddings", "--embedding"),
+    "embeddings": ("--embeddings", "--embedding"),
     "threads": ("-t", "--threads"),
     "n_gpu_layers": ("-ngl", "--gpu-layers"),
     "cache_type_k": ("-ctk", "--cache-type-k"),
@@ -49,7 +50,7 @@ TEXT = (
     "chat_template", "chat_template_file",
 )  # fmt: skip
 TRACE = ("trace", "trace_ops")
-SHARED = ("n_parallel", "kv_unified", "prefill_chunk", "max_queue")
+SHARED = ("n_parallel", "kv_unified", "prefill_chunk", "max_queue", "embeddings", "pooling")
 SERVER = tuple(name for name in ServerOptions.model_fields if name not in Options.model_fields)
 PANELS = {"Media half": (*MEDIA, "encode_cache_mib"), "Server": SERVER, "Text half and machine": tuple(Options.model_fields)}
 
@@ -91,7 +92,7 @@ def _flag(options: type[Options], name: str) -> inspect.Parameter:
     elif get_args(kind):
         kind = next(a for a in get_args(kind) if a is not type(None))
     if kind is bool:
-        spelling = (f"{spelling[0]}/--no-{spelling[0][2:]}",)
+        spelling = (f"{spelling[0]}/--no-{spelling[0][2:]}", *spelling[1:])
     choices = (
         "|".join(get_args(field.annotation))
         if kind is str and all(isinstance(a, str) for a in get_args(field.annotation))
