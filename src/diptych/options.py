@@ -20,7 +20,6 @@ from diptych.types import MediaSettings
 MediaBackend = Literal["auto", "onnx", "smt", "mtmd"]
 ReasoningFormat = Literal["auto", "none", "deepseek", "deepseek-legacy"]
 Pooling = Literal["none", "mean", "cls", "last"]
-Pooling = Literal["none", "mean", "cls", "last"]
 CacheType = Literal["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1"]
 
 
@@ -40,10 +39,6 @@ class Options(BaseSettings):
     max_queue: Annotated[int, Field(ge=0, description="Requests that may wait for a slot; more are turned away.")] = 256
     chat_template: Annotated[str | None, Field(description="Chat template in the place of the model's, as text.")] = None
     chat_template_file: Annotated[Path | None, Field(description="The same from a file.")] = None
-    embeddings: Annotated[bool, Field(description="Give embeddings too, which takes a KV cache of their own.")] = False
-    pooling: Annotated[
-        Pooling | None, Field(description="Which rows an embedding is made of; by default the model's own pooling, else none.")
-    ] = None
     embeddings: Annotated[bool, Field(description="Give embeddings too, which takes a KV cache of their own.")] = False
     pooling: Annotated[
         Pooling | None, Field(description="Which rows an embedding is made of; by default the model's own pooling, else none.")

@@ -24,7 +24,6 @@ SPELLINGS: dict[str, tuple[str, ...]] = {
     "n_ubatch": ("-ub", "--ubatch-size"),
     "n_parallel": ("-np", "--parallel"),
     "embeddings": ("--embeddings", "--embedding"),
-    "embeddings": ("--embeddings", "--embedding"),
     "threads": ("-t", "--threads"),
     "n_gpu_layers": ("-ngl", "--gpu-layers"),
     "cache_type_k": ("-ctk", "--cache-type-k"),
