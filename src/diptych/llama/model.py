@@ -25,7 +25,9 @@ class TextModel(Native):
     """A text GGUF, loaded. `n_embd_inp` is the width of the rows it takes, `n_embd_out` that of its hidden states, `n_pos`
     its planes of positions (4: M-RoPE).
 
-    `size` is that of its tensors in bytes, `description` llama.cpp's words for it. `chat_template`, `bos` and `eos` are what the file holds ("" where the vocabulary has no such token);
+    `size` is that of its tensors in bytes, `description` llama.cpp's words for it. `recurrent` is whether it remembers a
+    sequence as a state, at least in part, which takes memory for each. `chat_template`, `bos` and `eos` are what the
+    file holds ("" where the vocabulary has no such token);
     `prefix_tokens` and `suffix_tokens` are what a text has to begin and end with; a chat does not end so.
     """
 
@@ -40,6 +42,7 @@ class TextModel(Native):
         self.n_params: int = lib.llama_model_n_params(pointer)
         self.size: int = lib.llama_model_size(pointer)
         self.description = _described(pointer)
+        self.recurrent = bool(lib.llama_model_is_recurrent(pointer) or lib.llama_model_is_hybrid(pointer))
         four = (lib.LLAMA_ROPE_TYPE_MROPE, lib.LLAMA_ROPE_TYPE_IMROPE)
         self.n_pos = 4 if lib.llama_model_rope_type(pointer) in four else 1
         self.metadata = _metadata(pointer)
