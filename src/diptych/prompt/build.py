@@ -65,7 +65,7 @@ def _check_tokens(pieces: Sequence[Piece], n_vocab: int) -> None:
     for piece in pieces:
         if isinstance(piece, int) and not 0 <= piece < n_vocab:
             raise InputError(
-                f"the prompt holds the token {str(piece)[:20]}, and the vocabulary has {n_vocab}; send one from 0 on"
+                f"the prompt holds the token {str(piece)[:20]}, and those of this model are 0 to {n_vocab - 1}"
             )
 
 
