@@ -21,8 +21,8 @@ def serve(name: str, options: ServerOptions, load: Callable[[], Engine], listeni
     Raises InputError when the address cannot be had, and what `load` raises.
     """
     serving = Serving(name, options, load)
-    bound = _bind(options)
-    server = _Server(serving, options)
+    bound = bind(options)
+    server = Server(serving, options)
     listening(f"http://{_shown(options.host)}:{bound.getsockname()[1]}")
     try:
         server.run([bound])
@@ -32,7 +32,7 @@ def serve(name: str, options: ServerOptions, load: Callable[[], Engine], listeni
         raise serving.failure
 
 
-class _Server(uvicorn.Server):
+class Server(uvicorn.Server):
     """uvicorn's, that takes no more requests once it was told to end, and lets those that run come to their end."""
 
     def __init__(self, serving: Serving, options: ServerOptions) -> None:
@@ -64,7 +64,8 @@ def log_to_stderr(options: ServerOptions) -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
-def _bind(options: ServerOptions) -> socket.socket:
+def bind(options: ServerOptions) -> socket.socket:
+    """A socket at the host and port of the options. Raises InputError when the address cannot be had."""
     family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
     try:
         bound = socket.create_server((options.host, options.port), family=family, backlog=2048, reuse_port=False)
