@@ -38,6 +38,7 @@ class ForeignHalf:
         """Raises FileError as `plan` does or when the only graph cannot be loaded, EngineError for options that cannot be met."""
         self._plan = plan(half, is_token)
         self._pictures = self._plan.pictures
+        self.family = self._pictures if isinstance(self._pictures, Family) else None
         self._options = settled(options, half.providers)
         self._sessions: OrderedDict[Graph, Session] = OrderedDict()
         self.n_embd = self._pictures.n_embd

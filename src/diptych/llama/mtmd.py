@@ -38,6 +38,7 @@ class MtmdHalf:
     """An mmproj in libmtmd. `n_embd` is the width of the rows the text half takes, those of deepstack included."""
 
     backend = "mtmd"
+    family = None
 
     def __init__(self, path: Path, options: Options, text: TextModel | None = None) -> None:
         """Load an mmproj file for a text half; where there is none, for a stand-in that is made here.

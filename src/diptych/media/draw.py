@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import unicodedata
 from collections.abc import Sequence
 from functools import cache
@@ -71,6 +72,13 @@ def seen(
     levels = np.moveaxis(fed, 0, -1) * np.array(std) + np.array(mean)
     pixels: Pixels = np.clip(np.rint(levels * 255), 0, 255).astype(np.uint8)
     return pixels
+
+
+def png(pixels: Pixels) -> bytes:
+    """A PNG file of (h, w, 3) pixels, written fast rather than small."""
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, "PNG", compress_level=1)
+    return out.getvalue()
 
 
 def _count(n: int, one: str, many: str) -> str:
