@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from diptych.families.base import Family
+from diptych.media.access import Access
 from diptych.media.load import load
 from diptych.prompt import ChatTemplate, build
 from diptych.types import MediaChunk, MediaSettings, Message, Request, Source, TextChunk
@@ -27,7 +28,7 @@ def prompt_ids(turns: Turns, template: ChatTemplate, tokenizer: Any, family: Fam
             return tokenizer.encode(text, add_special_tokens=False).ids
 
     def chunks_of(source: Source) -> list[MediaChunk]:
-        return family.preprocess(load(source, max_pixels=10**6), MediaSettings())
+        return family.preprocess(load(source, Access()), MediaSettings())
 
     made = build(Request(tuple(messages)), template, Words(), family, chunks_of)
     row = tokenizer.token_to_id(pad)

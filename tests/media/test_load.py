@@ -4,27 +4,27 @@ from __future__ import annotations
 
 import base64
 import os
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import numpy as np
 import pytest
 
 import pictures
 import sounds
-from diptych.errors import MediaError
-from diptych.media import fetch
-from diptych.media import load as loading
+from diptych.errors import MediaError, MediaTooLarge, UnsupportedMedia
+from diptych.media.access import Access
 from diptych.media.load import load
+from diptych.options import Options
 from diptych.types import Media, Source
 
 PIXELS = pictures.gradient(20, 12)
 PNG = pictures.encoded(PIXELS)
 
 
-def image(url: str | None = None, **fields: object) -> Media:
-    return load(Source("image", url=url, **fields), max_pixels=10**6)
+LOCAL = Access.local(Options())
+
+
+def image(url: str | None = None, access: Access = LOCAL, **fields: object) -> Media:
+    return load(Source("image", url=url, **fields), access)
 
 
 def test_bytes_a_path_a_file_url_and_a_data_url_give_the_same(tmp_path):
@@ -69,8 +69,8 @@ def test_other_pixels_or_the_same_in_another_shape_have_another_key():
 
 
 def test_the_pixel_limit_is_passed_on():
-    with pytest.raises(MediaError, match=r"^cat is 20×12 = 240 pixels, over the limit of 239"):
-        load(Source("image", data=PNG, id="cat"), max_pixels=239)
+    with pytest.raises(MediaTooLarge, match=r"^cat is 20×12 = 240 pixels, over the limit of 239"):
+        image(None, Access(max_pixels=239), data=PNG, id="cat")
 
 
 @pytest.mark.parametrize(
@@ -86,9 +86,11 @@ def test_the_pixel_limit_is_passed_on():
         ("data:image/png;base64,abc!", "not valid base64: .*encode"),
         ("data:image/png;base64,abcde", "not valid base64"),
         ("data:image/png;base64,", "is empty"),
-        ("data:text/html,<html>", "is an HTML page"),
+        ("data:text/html,<html>", "is text/html, and a picture or a recording is expected"),
+        ("data:,<html>", "is an HTML page"),
         ("", "neither data nor a path nor a URL"),
         ("a\0b.png", "embedded null byte"),
+        ("\ud800.png", "surrogates not allowed"),
         ("x" * 5000, r"^cannot read x{97}\.\.\.: File name too long; check the path$"),
     ],
 )
@@ -112,118 +114,96 @@ def test_a_file_without_permission_is_refused(tmp_path):
         image(str(path))
 
 
-def test_an_endless_file_is_read_to_the_limit_only(monkeypatch):
-    monkeypatch.setattr(loading, "MAX_BYTES", 10_000)
-    with pytest.raises(MediaError, match="/dev/zero has over 10,000 bytes"):
-        image("/dev/zero")
+def test_an_endless_file_is_read_to_the_limit_only():
+    with pytest.raises(MediaTooLarge, match="/dev/zero has over 10,000 bytes"):
+        image("/dev/zero", Access.local(Options(media_max_bytes=10_000)))
+
+
+def test_bytes_and_data_urls_over_the_limit_are_refused():
+    text = base64.b64encode(PNG).decode()
+    assert image(None, Access(max_bytes=len(PNG)), data=PNG)
+    small = Access(max_bytes=len(PNG) - 1)
+    for fields in ({"data": PNG}, {"url": f"data:image/png;base64,{text}"}, {"url": text}):
+        with pytest.raises(MediaTooLarge, match=rf"^the picture.* has over {len(PNG) - 1} bytes; make it smaller"):
+            image(access=small, **fields)
 
 
 def test_video_is_refused_by_name():
-    with pytest.raises(MediaError, match=r"^clip.mp4 is given as video, and only images and audio are supported"):
-        load(Source("video", url="clip.mp4"), max_pixels=1)
+    with pytest.raises(UnsupportedMedia, match=r"^clip.mp4 is given as video, and only images and audio are supported"):
+        load(Source("video", url="clip.mp4"), LOCAL)
 
 
 def test_sound_stays_the_bytes_of_its_file():
     data = sounds.wav(np.zeros(100))
-    one, two = (load(Source("audio", data=d), max_pixels=1) for d in (data, data[:-2] + b"\x01\x00"))
+    one, two = (load(Source("audio", data=d), LOCAL) for d in (data, data[:-2] + b"\x01\x00"))
     assert one.kind == "audio"
     assert one.data.tobytes() == data
     assert one.key != two.key
 
 
 def test_a_picture_is_no_sound_and_the_message_calls_it_a_recording():
-    with pytest.raises(MediaError, match=r"^the recording is no WAV, MP3 or FLAC file \(it begins with b'\\x89PNG'\)"):
-        load(Source("audio", data=PNG), max_pixels=1)
+    with pytest.raises(UnsupportedMedia, match=r"^the recording is a PNG picture, and a recording in WAV, MP3 or FLAC"):
+        load(Source("audio", data=PNG), LOCAL)
 
 
-class Site(BaseHTTPRequestHandler):
-    """A few pages, good and bad."""
-
-    def do_GET(self) -> None:
-        match self.path:
-            case "/good":
-                self.page(200, "image/png", PNG)
-            case "/octets":
-                self.page(200, "application/octet-stream", PNG)
-            case "/untyped":
-                self.page(200, None, PNG)
-            case "/html":
-                self.page(200, "text/html; charset=utf-8", b"<html>sign in</html>")
-            case "/lies":
-                self.page(200, "image/png", b"<html>sign in</html>")
-            case "/moved":
-                self.page(302, "text/html", b"", Location="http://127.0.0.1/secret")
-            case "/short":
-                self.page(200, "image/png", PNG[:-30], length=len(PNG))
-            case "/large":
-                self.page(200, "image/png", b"\0" * 200_000)
-            case _:
-                self.page(404, "text/html", b"no")
-
-    def page(self, status: int, kind: str | None, body: bytes, length: int | None = None, **headers: str) -> None:
-        self.send_response(status)
-        for name, value in {
-            **headers,
-            "Content-Length": str(length or len(body)),
-            **({"Content-Type": kind} if kind else {}),
-        }.items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        pass
+def test_sound_that_lasts_too_long_is_refused():
+    data = sounds.wav(np.zeros(32000))
+    assert load(Source("audio", data=data), Access(max_audio_seconds=2.0))
+    with pytest.raises(MediaTooLarge, match=r"^talk lasts 2 s or more, and 1.9 s are the most"):
+        load(Source("audio", data=data, id="talk"), Access(max_audio_seconds=1.9))
 
 
-@pytest.fixture(scope="module")
-def site() -> Iterator[str]:
-    server = HTTPServer(("127.0.0.1", 0), Site)
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+def test_a_server_reads_base64_and_data_urls_but_no_path(tmp_path, monkeypatch):
+    pictures.save(tmp_path / "here.png", PIXELS)
+    monkeypatch.chdir(tmp_path)
+    server, text = Access(), base64.b64encode(PNG).decode()
+    for url in (text, text.rstrip("="), f"data:image/png;base64,{text}", f"data:;base64,{text}"):
+        np.testing.assert_array_equal(image(url, server).data, PIXELS)
+    for url in ("here.png", str(tmp_path / "here.png"), "malformed", "C:\\here.png", "\ud800"):
+        with pytest.raises(MediaError, match=r"^the picture is (not valid base64|data that begins)") as caught:
+            image(url, server)
+        assert caught.value.status == 400
+    with pytest.raises(MediaError, match="names a file, and none may be read; set --media-path"):
+        image((tmp_path / "here.png").as_uri(), server)
 
 
-@pytest.fixture(autouse=True)
-def direct(monkeypatch):
-    """Fetch without the proxy that the machine may have."""
-    monkeypatch.setenv("no_proxy", "*")
-
-
-@pytest.mark.parametrize("page", ["good", "octets", "untyped"])
-def test_a_picture_is_fetched(site, page):
-    np.testing.assert_array_equal(image(f"{site}/{page}").data, PIXELS)
+def test_a_server_reads_files_below_its_directory_only(tmp_path):
+    (tmp_path / "in" / "sub").mkdir(parents=True)
+    pictures.save(tmp_path / "in" / "sub" / "a b.png", PIXELS)
+    server = Access(files=tmp_path / "in")
+    for url in ("file://sub/a b.png", "file:////sub//a b.png", "FILE://sub/a b.png"):
+        np.testing.assert_array_equal(image(url, server).data, PIXELS)
+    with pytest.raises(MediaError, match=r"^there is no file file://sub/none.png; check the name"):
+        image("file://sub/none.png", server)
+    with pytest.raises(MediaError, match="not valid base64|data that begins"):
+        image("sub/a b.png", server)
 
 
 @pytest.mark.parametrize(
-    ("page", "says"),
+    ("url", "status"),
     [
-        ("html", "is text/html, and image is expected"),
-        ("lies", "is an HTML page, and a picture in PNG"),
-        ("moved", "redirects to http://127.0.0.1/secret, and redirects are not followed"),
-        ("none", "the server answered 404 Not Found"),
-        ("short", "broke off 30 bytes before its end"),
+        ("data:text/html;base64,PGh0bWw+", 415),
+        ("data:application/pdf;base64,JVBERi0=", 415),
+        ("data:image/svg+xml,<svg/>", 415),
+        ("data:audio/wav;base64,UklGRgAAAABXQVZF", 415),
+        ("data:image/png;base64,", 400),
+        ("data:image/png;base64,aGVsbG8=", 400),
+        ("data:image/png;base64,iVBORw0KGgo=", 400),
+        ("ftp://example.org/a.png", 400),
+        ("", 400),
     ],
 )
-def test_a_bad_answer_is_told(site, page, says):
-    with pytest.raises(MediaError, match=says) as caught:
-        image(f"{site}/{page}")
-    assert f"{site}/{page}" in str(caught.value)
+def test_what_cannot_be_used_has_its_status(url, status):
+    for access in (LOCAL, Access()):
+        with pytest.raises(MediaError) as caught:
+            image(url, access)
+        assert caught.value.status == status
 
 
-def test_a_large_body_and_a_slow_one_are_cut_off(site, monkeypatch):
-    monkeypatch.setattr(fetch, "MAX_BYTES", 100_000)
-    with pytest.raises(MediaError, match="has over 100,000 bytes"):
-        image(f"{site}/large")
-    monkeypatch.setattr(fetch, "MAX_SECONDS", -1.0)
-    with pytest.raises(MediaError, match="did not arrive within"):
-        image(f"{site}/good")
-
-
-@pytest.mark.parametrize("url", ["http://127.0.0.1:1/x", "http://", "http://a b/x", "https://127.0.0.1:99999/", "http://[::1/x"])
-def test_an_address_that_answers_nothing_is_told(url):
-    with pytest.raises(MediaError, match=r"^cannot fetch ") as caught:
-        image(url)
+def test_names_of_others_cannot_break_a_message():
+    with pytest.raises(MediaError, match=r"^cat\?\?\[0m is empty") as caught:
+        image(None, data=b"", id="cat\n\x1b[0m")
+    with pytest.raises(MediaError) as long:
+        image(None, data=b"", id="x" * 10**6)
+    assert len(str(long.value)) < 300
     assert "\n" not in str(caught.value)

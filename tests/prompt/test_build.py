@@ -13,6 +13,7 @@ import pictures
 import tiny
 from diptych.errors import InputError, MediaError
 from diptych.families.qwen2vl import Qwen2VL
+from diptych.media.access import Access
 from diptych.media.load import load
 from diptych.prompt import ChatTemplate, build
 from diptych.types import Chunk, MediaChunk, MediaSettings, Message, Request, Source, TextChunk
@@ -42,7 +43,7 @@ def seen_by(half: Qwen2VL | None, settings: MediaSettings = ANY_SIZE) -> Callabl
 
     def chunks_of(source: Source) -> list[MediaChunk]:
         assert half is not None
-        return half.preprocess(load(source, max_pixels=10**6), settings)
+        return half.preprocess(load(source, Access()), settings)
 
     return chunks_of
 

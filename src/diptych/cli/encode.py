@@ -16,6 +16,7 @@ from diptych.encoder.half import encoded
 from diptych.errors import InputError, OutputError
 from diptych.families.base import MediaHalf, Rows
 from diptych.files import check_output, whole_file
+from diptych.media.access import Access
 from diptych.media.load import load
 from diptych.options import Options
 from diptych.types import MediaChunk, Source
@@ -62,7 +63,7 @@ def command(
         loaded = time.perf_counter()
         check_kinds((s.kind for s in sources), half)
         settings = options.media
-        media = [half.preprocess(load(s, max_pixels=options.media_max_pixels), settings) for s in sources]
+        media = [half.preprocess(load(s, Access.local(options)), settings) for s in sources]
         prepared = time.perf_counter()
         encode(half, media)  # warm-up
         warm = time.perf_counter()

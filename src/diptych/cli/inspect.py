@@ -34,6 +34,7 @@ def command(
     Its sizes, its patches, the tokens they are merged to, and where these stand in the decoder's positions.
     """
     from diptych.families import open_family
+    from diptych.media.access import Access
     from diptych.media.draw import overlay, seen
     from diptych.media.load import load
     from diptych.types import Source
@@ -46,7 +47,7 @@ def command(
     inputs = [files.mmproj, *([] if "://" in image else [Path(image)])]
     check_output(output, force=force, inputs=inputs)
     family = open_family(files.mmproj)
-    chunks = family.preprocess(load(Source("image", url=image), max_pixels=options.media_max_pixels), options.media)
+    chunks = family.preprocess(load(Source("image", url=image), Access.local(options)), options.media)
     chunk, hp = chunks[0], family.hp
     fed = next(iter(chunk.pieces[0].inputs.values()))
     pixels = seen(fed, chunk.used, hp.patch_size, hp.n_merge, hp.mean, hp.std)

@@ -10,6 +10,7 @@ import typer
 
 from diptych.cli import console, flags, model
 from diptych.cli.flags import with_options
+from diptych.media.access import Access
 from diptych.media.load import load
 from diptych.options import Options
 from diptych.types import Source
@@ -49,7 +50,7 @@ def command(
         deployment, model=text, mmproj=mmproj, smt=smt_config_dir, hf=hf, revision=hf_revision, offline=offline,
         absolute=options.allow_absolute_paths, text_needed=False,
     )  # fmt: skip
-    pictures = {p: load(Source("image", url=p), max_pixels=options.media_max_pixels) for p in image or ()}
+    pictures = {p: load(Source("image", url=p), Access.local(options)) for p in image or ()}
     found = list(verify(files, pictures or made_pictures(), options, checkpoint=checkpoint, question=prompt))
     broken = sum(line.ok is False for line in found)
     if as_json:

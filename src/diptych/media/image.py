@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import re
 import threading
 import warnings
 from types import TracebackType
@@ -14,41 +13,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.Image import Transpose
 
-from diptych.errors import MediaError
+from diptych.errors import MediaError, MediaTooLarge, UnsupportedMedia
+from diptych.media import recognise
 
 Pixels = NDArray[np.uint8]  # (height, width, 3) RGB
 Filter = Literal["bicubic", "bilinear", "lanczos"]
 
 READABLE = "PNG, JPEG, WebP, GIF, BMP, TIFF, PPM, AVIF or JPEG 2000"
-_BOM = rb"(\xef\xbb\xbf)?\s*"
-_PILLOW = {  # Pillow's name → how such a file begins
-    "PNG": rb"\x89PNG\r\n\x1a\n",
-    "JPEG": rb"\xff\xd8\xff",
-    "WEBP": rb"RIFF....WEBP",
-    "GIF": rb"GIF8[79]a",
-    "BMP": rb"BM",
-    "TIFF": rb"II[*+]\0|MM\0[*+]",
-    "PPM": rb"P[1-6f]\s",
-    "AVIF": rb"....ftyp(avi[fs]|(mif1|msf1).{4,64}?avi[fs])",
-    "JPEG2000": rb"\xff\x4f\xff\x51|\0\0\0\x0cjP  \r\n\x87\n",
-}
-_OTHERS = {  # what people hand in by mistake, first match wins
-    "a HEIC picture": rb"....ftyp(hei[cmsx]|hev[cmsx]|mif1|msf1)",
-    "a JPEG XL picture": rb"\xff\x0a|\0\0\0\x0cJXL ",
-    "an SVG drawing": _BOM + rb"(<\?xml.*?\?>\s*)?(<!--.*?-->\s*)*(<!doctype svg|<svg)",
-    "an HTML page": _BOM + rb"(<!--.*?-->\s*)*<(!doctype html|html|head|body)",
-    "an XML document": _BOM + rb"<\?xml",
-    "JSON text": _BOM + rb"[{\[]",
-    "a PDF document": rb"%PDF-",
-    "a PostScript file": rb"%!PS|\xc5\xd0\xd3\xc6",
-    "a Photoshop picture": rb"8BPS",
-    "a Windows icon": rb"\0\0[\1\2]\0",
-    "a ZIP archive or office document": rb"PK\x03\x04",
-    "a gzip archive": rb"\x1f\x8b",
-    "a GGUF model": rb"GGUF",
-    "a video": rb"....ftyp|\x1aE\xdf\xa3|RIFF....AVI ",
-    "audio": rb"RIFF....WAVE|ID3|OggS|fLaC",
-}
 _ORIENTATION = 0x0112  # the EXIF tag
 _UPRIGHT = {  # its values → what turns the picture upright
     2: Transpose.FLIP_LEFT_RIGHT,
@@ -69,8 +40,8 @@ _FILTERS = {
 def decode(data: bytes, *, max_pixels: int, name: str) -> Pixels:
     """Encoded picture → (height, width, 3) uint8 RGB, upright, the first frame of several, transparency on white.
 
-    Raises MediaError, naming the picture by `name`, when it is empty, damaged, of a format not read here, or has more
-    than `max_pixels` pixels, which its header tells before anything is decoded.
+    Raises MediaError, naming the picture by `name`, when it is empty or damaged, UnsupportedMedia when it is of a format
+    not read here, MediaTooLarge when it has over `max_pixels` pixels, which its header tells before anything is decoded.
     """
     kind = _recognise(data, name)
     with _QUIET:
@@ -82,7 +53,7 @@ def decode(data: bytes, *, max_pixels: int, name: str) -> Pixels:
         except MediaError:
             raise
         except MemoryError:
-            raise MediaError(f"{name} needs more memory than there is; make it smaller") from None
+            raise MediaTooLarge(f"{name} needs more memory than there is; make it smaller") from None
         except Exception as error:  # Pillow raises whatever it trips over in damaged data
             reason = (str(error).splitlines() or [""])[0].rstrip(".") or type(error).__name__
             raise MediaError(
@@ -96,16 +67,15 @@ def resize(image: Pixels, width: int, height: int, filter: Filter = "bicubic") -
 
 
 def _recognise(data: bytes, name: str) -> str:
-    """Pillow's name of the format, by the first bytes; raises MediaError for what is not read here."""
+    """Pillow's name of the format, by the first bytes. Raises UnsupportedMedia for what is known and not read here,
+    MediaError for what is not known."""
     if not data:
         raise MediaError(f"{name} is empty; give a picture in {READABLE}")
-    head = data[:1024]
-    for kind, begins in _PILLOW.items():
-        if re.match(begins, head, re.DOTALL):
-            return kind
-    found = next((what for what, begins in _OTHERS.items() if re.match(begins, head, re.DOTALL | re.IGNORECASE)), None)
-    found = found or f"data that begins with {head[:8]!r}"
-    raise MediaError(f"{name} is {found}, and a picture in {READABLE} is expected; convert it or give another")
+    if kind := recognise.picture(data):
+        return kind
+    what = recognise.recognise(data)
+    found = f"{name} is {what or f'data that begins with {data[:8]!r}'}, and a picture in {READABLE} is expected"
+    raise (UnsupportedMedia if what else MediaError)(f"{found}; convert it or give another")
 
 
 def _open(kind: str, data: bytes) -> Image.Image:
@@ -123,7 +93,7 @@ def _check_size(size: tuple[int, int], max_pixels: int, name: str) -> None:
     if width < 1 or height < 1:
         raise MediaError(f"{name} is {width}×{height} pixels, and at least 1×1 is needed; give another picture")
     if width * height > max_pixels:
-        raise MediaError(
+        raise MediaTooLarge(
             f"{name} is {width}×{height} = {width * height:,} pixels, over the limit of {max_pixels:,}; "
             "make it smaller or raise --media-max-pixels"
         )

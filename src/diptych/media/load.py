@@ -11,30 +11,45 @@ from urllib.request import url2pathname
 
 import numpy as np
 
-from diptych.errors import MediaError
+from diptych.errors import MediaError, MediaTooLarge, UnsupportedMedia
 from diptych.media import audio
+from diptych.media.access import Access, shown
 from diptych.media.image import Pixels, decode
 from diptych.types import Media, MediaKind, Source
 
 _NOUNS: dict[MediaKind, str] = {"image": "picture", "audio": "recording", "video": "video"}
-MAX_BYTES = 2**30  # of a file; the largest picture of 16-bit colour under the usual pixel limit, uncompressed
+_MEDIA = ("image/", "audio/", "video/", "application/octet-stream", "binary/octet-stream")  # types of a data URL
 
 
-def load(source: Source, *, max_pixels: int) -> Media:
-    """Bytes, a path, or a `file:`, `data:`, `http:` or `https:` URL → media.
+def load(source: Source, access: Access) -> Media:
+    """Bytes, a path, or a `file:`, `data:`, `http:` or `https:` URL → media, as far as `access` allows.
 
-    A picture is decoded, and `key` hashes its pixels alone; sound stays the bytes of its file, which the media half
-    decodes. Raises MediaError, naming the source, when it cannot be fetched, is not what it is given as, or has over
-    `max_pixels` pixels or lasts too long.
+    Where it does not allow any path, what is no URL is base64. A picture is decoded, and `key` hashes its pixels alone;
+    sound stays the bytes of its file, which the media half decodes. Raises MediaError, naming the source, when it may
+    not or cannot be fetched, or is damaged; MediaTooLarge over a limit of `access`; UnsupportedMedia when it is not what
+    it is given as.
     """
-    name = _name(source)
+    return decoded(source, read(source, access), access)
+
+
+def read(source: Source, access: Access) -> bytes:
+    """The bytes of a media part, not yet looked into. Raises as `load` does."""
+    name = _name(source, access)
     if source.kind == "video":
-        raise MediaError(f"{name} is given as video, and only images and audio are supported by now; give pictures of it")
-    data = _read(source, name)
+        raise UnsupportedMedia(f"{name} is given as video, and only images and audio are supported by now; give pictures of it")
+    data = _read(source, access, name)
+    if len(data) > access.max_bytes:
+        raise MediaTooLarge(f"{name} has over {access.max_bytes:,} bytes; make it smaller or raise --media-max-bytes")
+    return data
+
+
+def decoded(source: Source, data: bytes, access: Access) -> Media:
+    """The media in the bytes that were read of a source. Raises as `load` does."""
+    name = _name(source, access)
     if source.kind == "audio":
-        audio.check(data, name)
+        audio.check(data, access.max_audio_seconds, name)
         return Media("audio", np.frombuffer(data, np.uint8), hashlib.sha256(b"audio " + data).digest())
-    pixels = decode(data, max_pixels=max_pixels, name=name)
+    pixels = decode(data, max_pixels=access.max_pixels, name=name)
     return Media("image", pixels, content_key(pixels))
 
 
@@ -45,13 +60,15 @@ def content_key(pixels: Pixels) -> bytes:
     return digest.digest()
 
 
-def _name(source: Source) -> str:
+def _name(source: Source, access: Access) -> str:
     """What messages call the picture or recording: its id, its path or URL, shortened."""
+    noun = f"the {_NOUNS[source.kind]}"
     if source.id is not None or source.url is None:
-        return source.id or f"the {_NOUNS[source.kind]}"
-    if _scheme(source.url) == "data":
-        return f"the {_NOUNS[source.kind]} in the data URL"
-    return source.url if len(source.url) <= 100 else f"{source.url[:97]}..."
+        return shown(source.id or noun)
+    scheme = _scheme(source.url)
+    if scheme == "data":
+        return f"{noun} in the data URL"
+    return noun if not scheme and access.files != "any" else shown(source.url)
 
 
 def _scheme(url: str) -> str:
@@ -60,22 +77,26 @@ def _scheme(url: str) -> str:
     return scheme.lower() if colon and (rest.startswith("//") or scheme.lower() in ("data", "file")) else ""
 
 
-def _read(source: Source, name: str) -> bytes:
+def _read(source: Source, access: Access, name: str) -> bytes:
     if source.data is not None:
         return source.data
     if not source.url:
         raise MediaError(f"{name} has neither data nor a path nor a URL; give one of them")
     match _scheme(source.url):
-        case "":
-            return _file(Path(source.url), name)
-        case "file":
-            return _file(_path(source.url, name), name)
-        case "data":
-            return _inline(source.url, name)
         case "http" | "https":
             from diptych.media.fetch import fetch  # TLS takes a while to import
 
-            return fetch(source.url, name, source.kind)
+            return fetch(source.url, name, source.kind, access)
+        case "file" if access.files == "any":
+            return _file(_path(source.url, name), access, name)
+        case "file":
+            return _file(access.find(source.url[len("file:") :].removeprefix("//")), access, name)
+        case "data":
+            return _inline(source.url, name)
+        case "" if access.files == "any":
+            return _file(Path(source.url), access, name)
+        case "":
+            return _base64(source.url.encode(errors="replace"), name)
         case scheme:
             raise MediaError(f"{name} is a {scheme}: URL, and a path, data:, file:, http: or https: is expected; save it first")
 
@@ -90,19 +111,16 @@ def _path(url: str, name: str) -> Path:
     return Path(url2pathname(parts.path))
 
 
-def _file(path: Path, name: str) -> bytes:
+def _file(path: Path, access: Access, name: str) -> bytes:
     try:
         with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
+            return file.read(access.max_bytes + 1)
     except IsADirectoryError:
         raise MediaError(f"{name} is a folder, and a file is needed; name one in it") from None
     except FileNotFoundError:
         raise MediaError(f"there is no file {name}; check the path") from None
     except (OSError, ValueError) as error:
         raise MediaError(f"cannot read {name}: {getattr(error, 'strerror', None) or error}; check the path") from error
-    if len(data) > MAX_BYTES:
-        raise MediaError(f"{name} has over {MAX_BYTES:,} bytes, more than is read; make it smaller")
-    return data
 
 
 def _inline(url: str, name: str) -> bytes:
@@ -110,9 +128,15 @@ def _inline(url: str, name: str) -> bytes:
     head, comma, body = url[len("data:") :].partition(",")
     if not comma:
         raise MediaError(f"{name} has no comma between type and data; write data:image/png;base64,...")
-    data = unquote_to_bytes(body)
-    if not head.lower().rstrip().endswith(";base64"):
-        return data
+    kind = head.partition(";")[0].strip().lower()
+    if kind and not kind.startswith(_MEDIA):
+        raise UnsupportedMedia(f"{name} is {shown(kind)}, and a picture or a recording is expected; give another")
+    data = unquote_to_bytes(body.encode(errors="replace"))
+    return _base64(data, name) if head.lower().rstrip().endswith(";base64") else data
+
+
+def _base64(data: bytes, name: str) -> bytes:
+    """In either alphabet, padded or not."""
     text = b"".join(data.split()).translate(bytes.maketrans(b"-_", b"+/")).rstrip(b"=")
     try:
         return base64.b64decode(text + b"=" * (-len(text) % 4), validate=True)
