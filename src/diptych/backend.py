@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -13,11 +14,14 @@ from diptych.encoder import half as encoder
 from diptych.errors import InputError, MismatchedHalves
 from diptych.families.base import MediaHalf, projector_type
 from diptych.options import MediaBackend, Options
+from diptych.trace import OFF, Trace
 from diptych.types import MediaKind
 from diptych.weights import open_gguf
 
 if TYPE_CHECKING:
     from diptych.llama.model import TextModel
+
+log = logging.getLogger(__name__)
 
 
 class Half(Protocol):
@@ -29,7 +33,7 @@ class Half(Protocol):
     def n_pos(self) -> int: ...
 
 
-def open_half(media: Path | Deployment, options: Options, text: TextModel | None = None) -> MediaHalf:
+def open_half(media: Path | Deployment, options: Options, text: TextModel | None = None, trace: Trace = OFF) -> MediaHalf:
     """The media half of an mmproj or a deployment in the backend the options ask for; `auto` takes ours where it can.
 
     A deployment's ONNX files go before its mmproj, which `mtmd` takes. Raises InputError where there is no media half for
@@ -38,11 +42,11 @@ def open_half(media: Path | Deployment, options: Options, text: TextModel | None
     """
     found = Deployment(None, media) if isinstance(media, Path) else media
     if found.onnx and options.media_backend != "mtmd":
-        return _foreign(found.onnx, options, text)
+        return _foreign(found.onnx, options, text, trace)
     if found.mmproj is None:
         what = "the media half as ONNX files alone, and mtmd needs an mmproj" if found.onnx else "no media half"
         raise InputError(f"the model has {what}; give an mmproj with --mmproj, or name another model")
-    return _OPENERS[_chosen(found.mmproj, options)](found.mmproj, options, text)
+    return _OPENERS[_chosen(found.mmproj, options)](found.mmproj, options, text, trace)
 
 
 def check_fit(path: Path, half: Half, text: TextModel | None) -> None:
@@ -82,8 +86,8 @@ def _known(mmproj: Path) -> bool:
     return bool(metadata.get("clip.has_vision_encoder", True)) and projector_type(metadata) in projectors
 
 
-def _foreign(onnx: OnnxHalf, options: Options, text: TextModel | None) -> MediaHalf:
-    half = foreign.open_foreign(onnx, options, (lambda token: len(text.tokenize(token)) == 1) if text else None)
+def _foreign(onnx: OnnxHalf, options: Options, text: TextModel | None, trace: Trace) -> MediaHalf:
+    half = foreign.open_foreign(onnx, options, (lambda token: len(text.tokenize(token)) == 1) if text else None, trace)
     try:
         check_fit(onnx.config, half, text)
     except MismatchedHalves:
@@ -92,20 +96,22 @@ def _foreign(onnx: OnnxHalf, options: Options, text: TextModel | None) -> MediaH
     return half
 
 
-def _onnx(mmproj: Path, options: Options, text: TextModel | None) -> MediaHalf:
+def _onnx(mmproj: Path, options: Options, text: TextModel | None, trace: Trace) -> MediaHalf:
     check_fit(mmproj, families.open_family(mmproj), text)  # looking is far quicker than opening
-    return encoder.open_half(mmproj, options)
+    return encoder.open_half(mmproj, options, trace)
 
 
-def _mtmd(mmproj: Path, options: Options, text: TextModel | None) -> MediaHalf:
+def _mtmd(mmproj: Path, options: Options, text: TextModel | None, trace: Trace) -> MediaHalf:
     from diptych.llama.mtmd import MtmdHalf
 
+    if trace.ops:
+        log.warning("libmtmd tells no operators: --trace-ops adds nothing to the trace")
     if _known(mmproj):
         check_fit(mmproj, families.open_family(mmproj), text)
     return MtmdHalf(mmproj, options, text)
 
 
-_OPENERS: Mapping[MediaBackend, Callable[[Path, Options, TextModel | None], MediaHalf]] = {
+_OPENERS: Mapping[MediaBackend, Callable[[Path, Options, TextModel | None, Trace], MediaHalf]] = {
     "onnx": _onnx,
     "smt": _onnx,
     "mtmd": _mtmd,

@@ -1,12 +1,16 @@
-"""The encoder thread around a real media half: what is packed together, what fails alone, what is not encoded twice."""
+"""The encoder thread around a real media half: what is packed together, what fails alone, what is not encoded twice, and
+what a trace tells of it."""
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import wait
 from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,9 +20,10 @@ import tiny
 from diptych import convert
 from diptych.encoder.encoder import Encoder, Encoding
 from diptych.encoder.half import FamilyHalf, open_half
-from diptych.errors import EngineError
+from diptych.errors import EngineError, UnusableMedia
 from diptych.families.base import MediaHalf, Rows
 from diptych.options import Options
+from diptych.trace import OFF, Trace, open_trace
 from diptych.types import Media, MediaChunk, MediaSettings, Piece
 
 TIMEOUT = 20  # seconds
@@ -67,8 +72,8 @@ def door(half: MediaHalf) -> Door:
 def start() -> Iterator[Callable[..., Encoder]]:
     made: list[Encoder] = []
 
-    def start(half: Any, max_patches: int = 4096) -> Encoder:
-        made.append(Encoder(half, max_patches))
+    def start(half: Any, max_patches: int = 4096, cache_bytes: int = 0, trace: Trace = OFF) -> Encoder:
+        made.append(Encoder(half, max_patches, cache_bytes, trace))
         return made[-1]
 
     yield start
@@ -103,7 +108,7 @@ def test_rows_are_those_of_each_picture_alone_and_all_that_wait_go_in_one_run(
     counters = encoder.counters
     assert (counters.runs, counters.pieces, counters.waiting) == (2, 4, 0)
     assert counters.patches == sum(4 * one.n_tokens for one in (chunk(half, 0), *chunks))
-    assert counters.seconds == pytest.approx(sum(future.ms for future in [first, *others]) / 1e3)
+    assert counters.encode_seconds == pytest.approx(sum(future.ms for future in [first, *others]) / 1e3)
 
 
 def test_a_picture_in_work_is_not_encoded_again(half: MediaHalf, door: Door, start: Callable[..., Encoder]) -> None:
@@ -263,3 +268,153 @@ def test_rows_do_not_depend_on_what_else_was_in_the_run(half: MediaHalf, start: 
     for seed, future in enumerate(many):
         expected = alone(half, chunk(half, seed, 56 + 28 * (seed % 4), 84))
         np.testing.assert_allclose(future.result(TIMEOUT), expected, rtol=1e-4, atol=1e-4)
+
+
+MIB = 1 << 20
+
+
+def test_the_same_picture_later_costs_no_run(half: MediaHalf, door: Door, start: Callable[..., Encoder]) -> None:
+    encoder = start(door, cache_bytes=MIB)
+    door.open()
+    first, second = first_then(encoder, half), encoder.submit(chunk(half, 0))
+    assert second.done()
+    assert second.result() is first.result()
+    assert (second.origin, second.ms) == ("cache", 0.0)
+    counters = encoder.counters
+    assert (counters.runs, counters.cache_hits, counters.cache_misses) == (1, 1, 1)
+    assert (counters.cache_entries, counters.cache_bytes) == (1, first.result().nbytes)
+    assert counters.join_seconds > 0
+
+
+def first_then(encoder: Encoder, half: MediaHalf) -> Encoding:
+    """A picture that was encoded."""
+    encoding = encoder.submit(chunk(half, 0))
+    encoding.result(TIMEOUT)
+    assert encoding.origin == "encoder"
+    assert encoding.ms > 0
+    return encoding
+
+
+def test_without_a_cache_the_same_picture_later_costs_a_run(half: MediaHalf, start: Callable[..., Encoder]) -> None:
+    encoder = start(half)
+    first = first_then(encoder, half)
+    again = first_then(encoder, half)
+    assert again.result() is not first.result()
+    assert (encoder.counters.runs, encoder.counters.cache_hits) == (2, 0)
+    assert (encoder.counters.cache_entries, encoder.known(chunk(half, 0).key)) == (0, None)
+
+
+def test_pictures_that_find_no_room_make_the_oldest_leave_and_its_rows_stay_valid(
+    half: MediaHalf, start: Callable[..., Encoder]
+) -> None:
+    one = 12 * half.n_embd * 4
+    encoder = start(half, cache_bytes=2 * one)
+    rows = encoder.submit(chunk(half, 0)).result(TIMEOUT)
+    for seed in (1, 2):
+        encoder.submit(chunk(half, seed)).result(TIMEOUT)
+    assert [seed for seed in range(3) if encoder.known(chunk(half, seed).key) is not None] == [1, 2]
+    np.testing.assert_allclose(rows, alone(half, chunk(half, 0)), rtol=1e-4, atol=1e-4)
+    counters = encoder.counters
+    assert (counters.cache_evictions, counters.cache_entries, counters.cache_bytes) == (1, 2, 2 * one)
+
+
+def test_rows_are_read_only_and_do_not_keep_the_whole_run_in_memory(
+    half: MediaHalf, door: Door, start: Callable[..., Encoder]
+) -> None:
+    encoder = start(door, cache_bytes=MIB)
+    futures = [door.occupy(encoder, chunk(half, 0)), *(encoder.submit(chunk(half, seed)) for seed in (1, 2, 3))]
+    door.open()
+    for future in futures:
+        rows = future.result(TIMEOUT)
+        assert not rows.flags.writeable
+        assert rows.base is None or rows.base.nbytes == rows.nbytes  # type: ignore[attr-defined]
+
+
+def test_rows_that_are_known_need_no_pieces(half: MediaHalf, start: Callable[..., Encoder]) -> None:
+    encoder = start(half, cache_bytes=12 * half.n_embd * 4)
+    first = first_then(encoder, half)
+    known = encoder.known(chunk(half, 0).key)
+    encoder.submit(chunk(half, 1)).result(TIMEOUT)  # has the room now
+    again = encoder.submit(replace(chunk(half, 0), pieces=(), rows=known))
+    assert again.result(0) is first.result(0)
+    assert (again.origin, encoder.counters.cache_hits) == ("cache", 1)
+    with pytest.raises(EngineError, match="neither pieces"):
+        encoder.submit(replace(chunk(half, 0), pieces=())).result(0)
+
+
+def test_rows_of_a_client_are_taken_and_not_kept(half: MediaHalf, start: Callable[..., Encoder]) -> None:
+    encoder = start(half, cache_bytes=MIB)
+    rows = np.ones((12, half.n_embd), np.float32)
+    given = encoder.submit(replace(chunk(half, 0), rows=rows))
+    assert given.result(0) is rows
+    assert (given.origin, given.ms) == ("client", 0.0)
+    assert encoder.known(chunk(half, 0).key) is None
+    assert (encoder.counters.runs, encoder.counters.cache_hits, encoder.counters.cache_misses) == (0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [(not_finite, "not finite"), (zero, "zeros"), (lambda rows: rows[1:], r"\(11, 128\)"), (lambda rows: rows[:, 1:], "127")],
+)
+def test_rows_of_a_client_that_are_no_embeddings_are_refused(
+    half: MediaHalf, start: Callable[..., Encoder], spoil: Callable[[Rows], Rows], words: str
+) -> None:
+    rows = spoil(np.ones((12, half.n_embd), np.float32))
+    with pytest.raises(UnusableMedia, match=words):
+        start(half).submit(replace(chunk(half, 0), rows=rows)).result(0)
+
+
+def test_what_failed_is_not_kept_and_what_was_cancelled_too_late_is(half: MediaHalf, start: Callable[..., Encoder]) -> None:
+    faulty = Faulty(half, chunk(half, 1), zero)
+    encoder = start(faulty, cache_bytes=MIB)
+    late = faulty.occupy(encoder, chunk(half, 0))
+    bad = encoder.submit(chunk(half, 1))
+    assert late.cancel()
+    faulty.open()
+    with pytest.raises(EngineError, match="zeros"):
+        bad.result(TIMEOUT)
+    assert encoder.known(chunk(half, 1).key) is None
+    assert encoder.submit(chunk(half, 0)).origin == "cache"
+
+
+def test_one_picture_does_not_wait_for_all_of_another_request(half: MediaHalf, door: Door, start: Callable[..., Encoder]) -> None:
+    encoder = start(door, 4 * chunk(half, 0).n_tokens)
+    order: list[str] = []
+    door.occupy(encoder, chunk(half, 0))
+    for seed in range(1, 7):
+        owner = "one" if seed == 6 else "many"
+        encoder.submit(chunk(half, seed), owner).add_done_callback(lambda _, owner=owner: order.append(owner))
+    last = encoder.submit(chunk(half, 7), "many")
+    door.open()
+    last.result(TIMEOUT)
+    assert order == ["many", "one", *["many"] * 4]
+
+
+def test_a_trace_has_runs_joins_hits_and_the_requests_they_are_for(
+    half: MediaHalf, door: Door, start: Callable[..., Encoder], tmp_path: Path
+) -> None:
+    path = tmp_path / "trace.json"
+    trace = open_trace(path)
+    encoder = start(door, cache_bytes=MIB, trace=trace)
+    futures = [door.occupy(encoder, chunk(half, 0)), *(encoder.submit(chunk(half, seed), f"r{seed}") for seed in (1, 2))]
+    door.open()
+    wait(futures, TIMEOUT)
+    encoder.submit(chunk(half, 1), "r9")
+    encoder.close()
+    trace.close()
+    events = json.loads(path.read_text())
+    runs = [e for e in events if e["name"] == "encode"]
+    assert [(e["args"]["pieces"], e["args"]["patches"], e["args"]["requests"]) for e in runs] == [
+        (1, 48, [""]),
+        (2, 96, ["r1", "r2"]),
+    ]
+    assert len([e for e in events if e["name"] == "join"]) == 3
+    assert [e["args"]["request"] for e in events if e["name"] == "cache hit"] == ["r9"]
+    (lane,) = {e["tid"] for e in events if e["ph"] == "X"}
+    assert [e["args"]["name"] for e in events if e["name"] == "thread_name" and e["tid"] == lane] == ["encoder"]
+    spans = sorted((e["ts"], e["ts"] + e["dur"]) for e in events if e["ph"] == "X")
+    assert all(end <= start + 0.001 for (_, end), (start, _) in pairwise(spans))
+    arrows = [e["ts"] for e in events if e["ph"] == "t"]
+    assert len(arrows) == 3
+    assert all(any(e["ts"] <= at <= e["ts"] + e["dur"] for e in runs) for at in arrows)
+    assert [e["args"]["value"] for e in events if e["name"] == "chunks in the encoder"] == [1, 2, 3, 2, 1, 0]

@@ -1,18 +1,25 @@
-"""A session: providers, threads, and errors on one line."""
+"""A session: providers, threads, errors on one line, and the operators in a trace."""
 
 from __future__ import annotations
 
+import gc
+import json
+import tempfile
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from gguf import GGMLQuantizationType
 
 from diptych.deploy.deployment import Provider
+from diptych.encoder.profile import MAX_RUNS
 from diptych.encoder.session import Session, available_providers, settled
 from diptych.errors import EngineError, FileError
 from diptych.graph.graph import Graph
 from diptych.options import Options
+from diptych.trace import open_trace
 from diptych.weights import Tensor, Weights
 
 
@@ -113,3 +120,106 @@ def test_a_library_that_is_no_provider_is_refused_on_one_line(library: str, word
     with pytest.raises(EngineError, match=words) as caught:
         Session(doubler(), Options(ep_libraries=(library,)))
     assert "\n" not in str(caught.value)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where temporary files go."""
+    made = tmp_path / "tmp"
+    made.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(made))
+    return made
+
+
+def heavy() -> bytes:
+    """Three products of matrices, each far longer than what is around it."""
+    g = Graph(Weights({}, {}))
+    x = g.input("x", ("n", 512))
+    with g.scope("blk.3"):
+        for i in range(3):
+            x = g.MatMul(x, np.full((512, 512), 1e-3 + i, np.float32))
+    g.output("y", x, ("n", 512))
+    return g.serialize({})
+
+
+def spans(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The spans of runs, and those of operators."""
+    events = json.loads(path.read_text())
+    named = {e["tid"]: e["args"]["name"] for e in events if e["name"] == "thread_name"}
+    both = [[e for e in events if e["ph"] == "X" and named[e["tid"]] == lane] for lane in ("encoder", "encoder operators")]
+    return both[0], both[1]
+
+
+def test_operators_are_in_the_trace_at_their_times_and_make_up_most_of_a_run(tmp_path: Path, folder: Path) -> None:
+    trace = open_trace(tmp_path / "trace.json", ops=True)
+    session = Session(heavy(), Options(threads=1), trace=trace)
+    for _ in range(3):
+        with trace.span("encode", "encoder"):
+            session.run({"x": np.ones((2000, 512), np.float32)})
+    session.close()
+    trace.close()
+    assert list(folder.iterdir()) == []
+    runs, operators = spans(tmp_path / "trace.json")
+    assert len(operators) == 9
+    assert {e["name"] for e in operators} == {"MatMul"}
+    assert all("blk.3" in e["args"]["node"] and e["args"]["provider"] == "CPUExecutionProvider" for e in operators)
+    assert json.loads(operators[0]["args"]["output"]) == [{"float": [2000, 512]}]
+    slack = 1000  # µs: the clocks are read one after the other
+    for run, own in zip(runs, (operators[:3], operators[3:6], operators[6:]), strict=True):
+        assert own[0]["ts"] > run["ts"] - slack
+        assert own[-1]["ts"] + own[-1]["dur"] < run["ts"] + run["dur"] + slack
+        assert sum(e["dur"] for e in own) > 0.6 * run["dur"]
+    for one, two in pairwise(operators):
+        assert one["ts"] + one["dur"] <= two["ts"] + 0.001
+
+
+def test_operators_of_the_first_runs_alone_are_kept(tmp_path: Path, folder: Path) -> None:
+    trace = open_trace(tmp_path / "trace.json", ops=True)
+    session = Session(doubler(), Options(threads=1), trace=trace)
+    for _ in range(MAX_RUNS):
+        session.run({"x": np.ones((1, 3), np.float32)})
+    assert list(folder.iterdir()) == []
+    np.testing.assert_array_equal(session.run({"x": np.ones((1, 3), np.float32)}), [[2, 2, 2]])
+    session.close()
+    trace.close()
+    assert len(spans(tmp_path / "trace.json")[1]) == MAX_RUNS
+
+
+def test_a_session_that_does_not_start_leaves_no_record(tmp_path: Path, folder: Path) -> None:
+    trace = open_trace(tmp_path / "trace.json", ops=True)
+    with pytest.raises(FileError):
+        Session(b"no graph", Options(), trace=trace)
+    trace.close()
+    gc.collect()
+    assert list(folder.iterdir()) == []
+
+
+def test_a_record_that_is_cut_off_is_told_and_nothing_is_lost(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    trace = open_trace(tmp_path / "trace.json", ops=True)
+    session = Session(doubler(), Options(threads=1), trace=trace)
+    session.run({"x": np.ones((1, 3), np.float32)})
+    end = session._session.end_profiling
+
+    def cut() -> str:
+        path = Path(end())
+        path.write_bytes(path.read_bytes()[:-40])
+        return str(path)
+
+    monkeypatch.setattr(session._session, "end_profiling", cut)
+    session.close()
+    trace.close()
+    json.loads((tmp_path / "trace.json").read_text())
+    assert "no whole record" in caplog.text
+    assert list(folder.iterdir()) == []
+
+
+def test_a_trace_without_operators_records_none(tmp_path: Path, folder: Path) -> None:
+    trace = open_trace(tmp_path / "trace.json")
+    session = Session(doubler(), Options(), trace=trace)
+    session.run({"x": np.ones((1, 3), np.float32)})
+    assert list(folder.iterdir()) == []
+    session.close()
+    trace.close()
+    assert spans(tmp_path / "trace.json") == ([], [])

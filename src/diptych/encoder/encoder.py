@@ -6,86 +6,103 @@ import logging
 import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from weakref import WeakValueDictionary
 
-import numpy as np
-
-from diptych.errors import DiptychError, EngineError
+from diptych.encoder.cache import Cache
+from diptych.encoder.rows import check_rows, fault, kept
+from diptych.encoder.work import Encoding, Job, Task, Work
+from diptych.errors import DiptychError, EngineError, UnusableMedia
 from diptych.families.base import MediaHalf, Rows
-from diptych.types import MediaChunk, Piece
+from diptych.trace import OFF, Trace
+from diptych.types import MediaChunk
+
+__all__ = ["Counters", "Encoder", "Encoding"]
 
 log = logging.getLogger(__name__)
 
-
-class Encoding(Future[Rows]):
-    """The (n_tokens, n_embd) rows of a chunk, once encoded. `ms` is the time it took in the encoder, its share of runs
-    with others; 0 where another had asked for the same chunk before."""
-
-    ms: float = 0.0
+_LANE = "encoder"  # in the trace
+_MIB = 1 << 20
 
 
 @dataclass(frozen=True)
 class Counters:
-    """What the encoder has done: runs of the graph, pieces and patches in them, seconds; and the chunks in work."""
+    """What the encoder has done: runs of the graph, pieces and patches in them, seconds in them and in joining; and the
+    chunks in work.
+
+    A hit is a chunk whose rows were in the cache, a miss one that had to be encoded; neither counts where another had
+    asked for the chunk and it was in work.
+    """
 
     runs: int = 0
     pieces: int = 0
     patches: int = 0
-    seconds: float = 0.0
+    encode_seconds: float = 0.0
+    join_seconds: float = 0.0
     waiting: int = 0
-
-
-@dataclass(eq=False)
-class _Job:
-    """A chunk in work, all who wait for it, and its pieces' arrays as far as they are there."""
-
-    chunk: MediaChunk
-    waiters: list[Encoding]
-    arrays: dict[int, Rows] = field(default_factory=dict)
-    seconds: float = 0.0
-
-    @property
-    def missing(self) -> list[int]:
-        return [i for i in range(len(self.chunk.pieces)) if i not in self.arrays]
-
-
-_Task = tuple[_Job, int]  # a piece of a job
+    cache_hits: int = 0
+    cache_misses: int = 0
+    cache_evictions: int = 0
+    cache_entries: int = 0
+    cache_bytes: int = 0
 
 
 class Encoder:
-    """Encodes chunks on its own thread, several in one run where they fit and have at most `max_patches` together."""
+    """Encodes chunks on its own thread, several in one run where they fit and have at most `max_patches` together.
 
-    def __init__(self, half: MediaHalf, max_patches: int) -> None:
+    The rows of those used last are kept, in at most `cache_bytes`.
+    """
+
+    def __init__(self, half: MediaHalf, max_patches: int, cache_bytes: int = 0, trace: Trace = OFF) -> None:
         self._half = half
         self._max_patches = max_patches
-        self._work: dict[bytes, _Job] = {}  # by chunk key, in the order they came
+        self._trace = trace
+        self._work = Work()
+        self._cache = Cache(cache_bytes)
+        self._ours = WeakValueDictionary[int, Rows]()  # by id: all rows made here that somebody still has
         self._changed = threading.Condition()
         self._closed = False
         self._counters = Counters()
         self._thread = threading.Thread(target=self._loop, name="diptych-encoder", daemon=True)
         self._thread.start()
 
-    def submit(self, chunk: MediaChunk) -> Encoding:
-        """Ask for the rows of a chunk; one that is in work already is not encoded again. Cancel what is not needed.
+    def submit(self, chunk: MediaChunk, owner: str = "") -> Encoding:
+        """Ask for the rows of a chunk; one that is cached or in work already is not encoded again. Cancel what is not needed.
 
-        The future raises EngineError when the media half fails or gives rows that would spoil the KV cache.
+        `owner` is the id of the request that asks: requests are served in turn, what one asks for in order.
+
+        The future raises EngineError when the media half fails or gives rows that would spoil the KV cache, UnusableMedia
+        when the chunk brings such rows.
         """
         out = Encoding()
         with self._changed:
             if self._closed:
                 raise EngineError("the encoder is closed; load the engine again before using it")
-            if (job := self._work.get(chunk.key)) is not None:
-                job.waiters.append(out)
-            else:
-                self._work[chunk.key] = _Job(chunk, [out])
-                self._changed.notify()
+            rows = chunk.rows
+            if rows is None and not self._work.holds(chunk.key):
+                rows = self._cache.get(chunk.key)
+            if rows is None:
+                self._add(chunk, owner, out)
+                return out
+            ours = self._ours.get(id(rows)) is rows
+            self._count(cache_hits=int(ours))
+        self._trace.instant("cache hit" if ours else "rows of the client", _LANE, request=owner)
+        out.origin = "cache" if ours else "client"
+        self._give(out, chunk, rows)
         return out
+
+    def known(self, key: bytes) -> Rows | None:
+        """The rows of a chunk that is cached. A chunk that brings them (`MediaChunk.rows`) needs no pieces."""
+        return self._cache.get(key)
 
     @property
     def counters(self) -> Counters:
         with self._changed:
-            return replace(self._counters, waiting=len(self._work))
+            cache = self._cache
+            return replace(
+                self._counters, waiting=len(self._work),
+                cache_evictions=cache.n_evicted, cache_entries=len(cache), cache_bytes=cache.n_bytes,
+            )  # fmt: skip
 
     def close(self) -> None:
         """End the thread behind the run it is in, and fail what waits; a second call does nothing."""
@@ -93,6 +110,25 @@ class Encoder:
             self._closed = True
             self._changed.notify()
         self._thread.join()
+
+    def _add(self, chunk: MediaChunk, owner: str, out: Encoding) -> None:
+        """Put a chunk in line."""
+        if not chunk.pieces:
+            out.set_exception(EngineError("a media chunk has neither pieces to encode nor rows"))
+        elif self._work.add(chunk, owner, out):
+            self._count(cache_misses=1)
+            self._trace.counter("chunks in the encoder", len(self._work))
+            self._changed.notify()
+
+    def _give(self, out: Encoding, chunk: MediaChunk, rows: Rows) -> None:
+        """Hand out rows that are there already."""
+        out.set_running_or_notify_cancel()
+        try:
+            if out.origin == "client":
+                check_rows(rows, chunk, self._half.n_embd)
+            out.set_result(rows)
+        except UnusableMedia as error:
+            out.set_exception(error)
 
     def _loop(self) -> None:
         end = "the encoder was closed before the picture was encoded; load the engine again"
@@ -104,63 +140,70 @@ class Encoder:
                 self._fail_all(f"the encoder failed: {type(error).__name__}: {error}")
         self._fail_all(end)
 
-    def _step(self, tasks: Sequence[_Task]) -> None:
+    def _next(self) -> list[Task]:
+        """Pieces that go in one run; none once closed."""
+        with self._changed:
+            while not self._closed:
+                if tasks := self._work.take(self._half.batch_key, self._max_patches):
+                    return tasks
+                self._changed.wait()
+        return []
+
+    def _step(self, tasks: Sequence[Task]) -> None:
         """Run pieces together; where that fails one by one, so that a bad one does not take its neighbours along."""
-        tasks = [task for task in tasks if self._work.get(task[0].chunk.key) is task[0]]  # not failed with an earlier piece
+        tasks = [task for task in tasks if task.job in self._work]  # not failed with an earlier piece
         try:
             if tasks:
                 self._run(tasks)
         except Exception as error:
             log.info("a run of %d pieces failed: %s", len(tasks), error)
             if len(tasks) == 1:
-                return self._fail(tasks[0][0], error)
+                return self._fail(tasks[0].job, error)
             for task in tasks:
                 self._step([task])
 
-    def _next(self) -> list[_Task]:
-        """The oldest piece that waits and those that can go with it, up to the patch budget; none once closed."""
-        with self._changed:
-            while not self._closed:
-                for key in [k for k, job in self._work.items() if all(w.cancelled() for w in job.waiters)]:
-                    del self._work[key]
-                if waiting := [(job, i) for job in self._work.values() for i in job.missing]:
-                    return self._cut(waiting)
-                self._changed.wait()
-        return []
-
-    def _cut(self, waiting: Sequence[_Task]) -> list[_Task]:
-        group, out, room = self._half.batch_key(_piece(waiting[0])), [waiting[0]], self._max_patches
-        room -= _piece(waiting[0]).n_patches
-        for task in waiting[1:]:
-            if self._half.batch_key(_piece(task)) == group and (n := _piece(task).n_patches) <= room:
-                out.append(task)
-                room -= n
-        return out
-
-    def _run(self, tasks: Sequence[_Task]) -> None:
+    def _run(self, tasks: Sequence[Task]) -> None:
         """Encode pieces together, and hand out the chunks that are now complete."""
-        pieces, start = [_piece(task) for task in tasks], time.perf_counter()
-        arrays = self._half.encode(pieces)
-        seconds, total = time.perf_counter() - start, sum(piece.n_patches for piece in pieces)
-        self._count(len(pieces), total, seconds)
-        for (job, i), piece, array in zip(tasks, pieces, arrays, strict=True):
-            job.arrays[i] = array
-            job.seconds += seconds * piece.n_patches / max(total, 1)
-        for job in dict.fromkeys(job for job, _ in tasks):
+        pieces, start = [task.piece for task in tasks], time.perf_counter()
+        total = sum(piece.n_patches for piece in pieces)
+        requests = list(dict.fromkeys(owner for task in tasks for owner in task.job.owners))
+        with self._trace.span("encode", _LANE, pieces=len(pieces), patches=total, requests=requests):
+            for request in requests:
+                self._trace.flow(request, "step", _LANE, time.perf_counter())
+            arrays = self._half.encode(pieces)
+        seconds = time.perf_counter() - start
+        self._count(runs=1, pieces=len(pieces), patches=total, encode_seconds=seconds)
+        for task, array in zip(tasks, arrays, strict=True):
+            task.job.arrays[task.index] = array
+            task.job.seconds += seconds * task.piece.n_patches / max(total, 1)
+        for job in dict.fromkeys(task.job for task in tasks):
             if not job.missing:
                 self._deliver(job)
 
-    def _deliver(self, job: _Job) -> None:
+    def _deliver(self, job: Job) -> None:
+        """Join, check and keep the rows of a chunk, and hand them to all who wait for it."""
+        start = time.perf_counter()
         try:
-            rows = self._half.join(job.chunk, [job.arrays[i] for i in range(len(job.arrays))])
-            check_rows(rows, job.chunk, self._half.n_embd)
+            with self._trace.span("join", _LANE, tokens=job.chunk.n_tokens):
+                rows = self._joined(job)
         except Exception as error:
             return self._fail(job, error)
+        self._count(join_seconds=time.perf_counter() - start)
+        self._cache.put(job.chunk.key, rows)
+        self._trace.counter("MiB of encoded media", self._cache.n_bytes / _MIB)
         for i, waiter in enumerate(self._ended(job)):
             waiter.ms = 0.0 if i else 1e3 * job.seconds
             waiter.set_result(rows)
 
-    def _fail(self, job: _Job, error: Exception) -> None:
+    def _joined(self, job: Job) -> Rows:
+        rows = self._half.join(job.chunk, [job.arrays[i] for i in range(len(job.arrays))])
+        if found := fault(rows, (job.chunk.n_tokens, self._half.n_embd)):
+            raise EngineError(f"the media half gave {found}; check the mmproj, or use precision f32")
+        rows = kept(rows)
+        self._ours[id(rows)] = rows
+        return rows
+
+    def _fail(self, job: Job, error: Exception) -> None:
         if not isinstance(error, DiptychError):
             size = "×".join(map(str, job.chunk.used))
             error = EngineError(f"the media half failed on a picture of {size} pixels: {type(error).__name__}: {error}")
@@ -168,31 +211,17 @@ class Encoder:
             waiter.set_exception(error)
 
     def _fail_all(self, message: str) -> None:
-        for job in list(self._work.values()):
+        for job in self._work.jobs():
             self._fail(job, EngineError(message))
 
-    def _ended(self, job: _Job) -> list[Encoding]:
+    def _ended(self, job: Job) -> list[Encoding]:
         """Take a job out of the work; those who still wait for it."""
         with self._changed:
-            self._work.pop(job.chunk.key)
-        return [waiter for waiter in job.waiters if waiter.set_running_or_notify_cancel()]
+            self._work.end(job)
+            self._trace.counter("chunks in the encoder", len(self._work))
+        return [waiter for _, waiter in job.waiters if waiter.set_running_or_notify_cancel()]
 
-    def _count(self, pieces: int, patches: int, seconds: float) -> None:
+    def _count(self, **more: float) -> None:
         with self._changed:
             old = self._counters
-            self._counters = Counters(old.runs + 1, old.pieces + pieces, old.patches + patches, old.seconds + seconds)
-
-
-def check_rows(rows: Rows, chunk: MediaChunk, n_embd: int) -> None:
-    """Raise EngineError for rows of the wrong shape, or such that spoil a KV cache: not finite, or all zeros."""
-    if rows.shape != (chunk.n_tokens, n_embd):
-        raise EngineError(f"the media half gave rows {rows.shape} where {(chunk.n_tokens, n_embd)} were expected")
-    if not np.isfinite(rows).all():
-        raise EngineError("the media half gave rows that are not finite numbers; check the mmproj, or use precision f32")
-    if not rows.any(axis=1).all():
-        raise EngineError("the media half gave rows of zeros alone; check the mmproj")
-
-
-def _piece(task: _Task) -> Piece:
-    job, i = task
-    return job.chunk.pieces[i]
+            self._counters = replace(old, **{name: getattr(old, name) + n for name, n in more.items()})

@@ -23,6 +23,7 @@ from diptych.families.base import Family, Part, Rows
 from diptych.families.packed import Packed
 from diptych.options import Options
 from diptych.positions import Positions
+from diptych.trace import OFF, Trace
 from diptych.types import Media, MediaChunk, MediaKind, MediaSettings, Piece
 
 MAX_SESSIONS = 3  # kept open: each has the weights unpacked for itself
@@ -34,12 +35,15 @@ class ForeignHalf:
 
     backend = "onnx"
 
-    def __init__(self, half: OnnxHalf, options: Options, is_token: Callable[[str], bool] | None = None) -> None:
+    def __init__(
+        self, half: OnnxHalf, options: Options, is_token: Callable[[str], bool] | None = None, trace: Trace = OFF
+    ) -> None:
         """Raises FileError as `plan` does or when the only graph cannot be loaded, EngineError for options that cannot be met."""
         self._plan = plan(half, is_token)
         self._pictures = self._plan.pictures
         self.family = self._pictures if isinstance(self._pictures, Family) else None
         self._options = settled(options, half.providers)
+        self._trace = trace
         self._sessions: OrderedDict[Graph, Session] = OrderedDict()
         self.n_embd = self._pictures.n_embd
         self.n_pos = self._pictures.n_pos
@@ -113,7 +117,7 @@ class ForeignHalf:
             while len(self._sessions) >= MAX_SESSIONS:
                 self._sessions.popitem(last=False)[1].close()
             small = sum(graph.header.files.values()) <= 2 * PREPACK  # bytes, two a weight as most files have them
-            self._sessions[graph] = Session(graph.encoder.path, self._options, prepack=small)
+            self._sessions[graph] = Session(graph.encoder.path, self._options, prepack=small, trace=self._trace)
         self._sessions.move_to_end(graph)
         return self._sessions[graph]
 
@@ -133,9 +137,11 @@ class ForeignHalf:
         return np.concatenate(rows, axis=1) if graph.joined else rows[0]
 
 
-def open_foreign(half: OnnxHalf, options: Options, is_token: Callable[[str], bool] | None = None) -> ForeignHalf:
+def open_foreign(
+    half: OnnxHalf, options: Options, is_token: Callable[[str], bool] | None = None, trace: Trace = OFF
+) -> ForeignHalf:
     """A media half of ONNX files. Raises FileError or UnknownModel when it cannot be had, EngineError for its options."""
-    out = ForeignHalf(half, options, is_token)
+    out = ForeignHalf(half, options, is_token, trace)
     if options.warmup:
         out.warm_up()
     return out

@@ -16,14 +16,15 @@ from diptych.families.base import Family, MediaHalf, Part, Rows
 from diptych.graph.graph import Graph, Place, Stored
 from diptych.options import Options
 from diptych.positions import Positions
+from diptych.trace import OFF, Trace
 from diptych.types import Media, MediaChunk, MediaKind, MediaSettings, Piece
 
 PREPACK = 100_000_000  # weights; at 675 million it costs 8 s of loading and 0.2 GB, and runs are no faster for it
 
 
-def open_half(mmproj: Path, options: Options) -> MediaHalf:
+def open_half(mmproj: Path, options: Options, trace: Trace = OFF) -> MediaHalf:
     """The media half of an mmproj file. Raises FileError, UnknownModel or EngineError when it cannot be had."""
-    half = FamilyHalf(families.open_family(mmproj), options)
+    half = FamilyHalf(families.open_family(mmproj), options, trace)
     if options.warmup:
         half.warm_up()
     return half
@@ -34,13 +35,13 @@ class FamilyHalf:
 
     backend = "onnx"
 
-    def __init__(self, family: Family, options: Options) -> None:
+    def __init__(self, family: Family, options: Options, trace: Trace = OFF) -> None:
         self.family = family
         self.n_embd = family.n_embd
         self.n_pos = family.n_pos
         self.placeholders: Mapping[MediaKind, tuple[str, ...]] = family.placeholders
         self._max_patches = options.encode_max_patches
-        self._sessions = {kind: load(family, kind, options) for kind in family.piece_kinds}
+        self._sessions = {kind: load(family, kind, options, trace) for kind in family.piece_kinds}
 
     def preprocess(self, media: Media, settings: MediaSettings) -> list[MediaChunk]:
         """Media → chunks with their pieces."""
@@ -115,7 +116,7 @@ def runs(pieces: Sequence[Piece], max_patches: int) -> Iterator[list[Piece]]:
         yield run
 
 
-def load(family: Family, kind: str, options: Options) -> Session:
+def load(family: Family, kind: str, options: Options, trace: Trace = OFF) -> Session:
     """Write a family's graph for one kind of piece and open a session over it."""
     graph = Graph(family.weights, unpack=True)
     family.graph(graph, kind)
@@ -128,7 +129,7 @@ def load(family: Family, kind: str, options: Options) -> Session:
         if place is None:
             arrays[name] = stored.read(), stored.element_type
     n_weights = sum(math.prod(s.shape) for s in graph.stored.values())
-    return Session(graph.serialize(places), options, folder=folder, arrays=arrays, prepack=n_weights <= PREPACK)
+    return Session(graph.serialize(places), options, folder=folder, arrays=arrays, prepack=n_weights <= PREPACK, trace=trace)
 
 
 def _place(stored: Stored, folder: Path | None) -> Place | None:

@@ -16,8 +16,10 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from diptych.deploy.deployment import Provider
+from diptych.encoder.profile import Profile
 from diptych.errors import EngineError, FileError
 from diptych.options import Options
+from diptych.trace import OFF, Trace
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +33,7 @@ class Session:
     `model` is an ONNX file with its external data beside it, or such a file's bytes, with the data in `folder`. Data is
     used where it lies, mapped into memory; what lies in no file comes in `arrays`, name → (array, ONNX's number of its
     type). `prepack` rearranges the weights ahead: each row of the output then has the same bits whatever other rows are
-    computed with it.
+    computed with it. A trace with `ops` gets the operators of the first runs.
     """
 
     def __init__(
@@ -42,11 +44,15 @@ class Session:
         folder: Path | None = None,
         arrays: Mapping[str, tuple[NDArray[Any], int]] | None = None,
         prepack: bool = True,
+        trace: Trace = OFF,
     ) -> None:
         """Raises EngineError when a provider is not there or does not start, FileError when the graph cannot be loaded."""
         libraries = _libraries(options)
         _check_providers(options, libraries)
         settings = _settings(options, folder, prepack)
+        self._profile = Profile(trace) if trace.ops else None
+        if self._profile:
+            settings.enable_profiling, settings.profile_file_prefix = True, self._profile.prefix
         self._arrays = [_value(*a) for a in (arrays or {}).values()]  # not copied: they live as long as the session
         if arrays:
             settings.add_external_initializers(list(arrays), self._arrays)
@@ -65,6 +71,8 @@ class Session:
         started = [devices[0].ep_name for devices in libraries.values()]
         _check_started([*started, *options.providers], self._session.get_providers())
         self._output = self._session.get_outputs()[0].name
+        if self._profile:
+            self._profile.begin(self._session.get_profiling_start_time_ns())
 
     def run(self, feed: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
         """The first output for these inputs. Raises EngineError when ONNX Runtime fails."""
@@ -76,11 +84,20 @@ class Session:
             return self._session.run(list(names), dict(feed))  # type: ignore[no-any-return]
         except Exception as error:
             raise EngineError(f"ONNX Runtime could not run the media half: {_line(error)}") from error
+        finally:
+            if self._profile and self._profile.full():
+                self._end_profile()
 
     def close(self) -> None:
         """Free the graph and its memory."""
+        self._end_profile()
         del self._session
         self._arrays = []
+
+    def _end_profile(self) -> None:
+        if self._profile:
+            self._profile.end(self._session.end_profiling())
+            self._profile = None
 
 
 def available_providers() -> list[str]:

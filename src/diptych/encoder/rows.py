@@ -1,0 +1,40 @@
+"""Rows of encoded media: whether they are fit to be decoded, and in a form to be kept and shared."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from diptych.errors import UnusableMedia
+from diptych.families.base import Rows
+from diptych.types import MediaChunk
+
+
+def check_rows(rows: Rows, chunk: MediaChunk, n_embd: int) -> None:
+    """Raise UnusableMedia for rows of a client that are of the wrong shape, or such that would spoil a KV cache."""
+    if found := fault(rows, (chunk.n_tokens, n_embd)):
+        raise UnusableMedia(f"the embeddings of a picture are {found}; send those that this model's encoder gives")
+
+
+def fault(rows: Rows, shape: tuple[int, int]) -> str | None:
+    """What is wrong with rows: their shape, or that one comes out of the text half's first norm as no numbers, for it is
+    not finite, of zeros alone, or of a length whose square is no float32. It would spoil its neighbours in a KV cache."""
+    if rows.shape != shape:
+        return f"rows {rows.shape} where {shape} were expected"
+    squares = np.einsum("ij,ij->i", rows, rows, dtype=np.float32)
+    good = np.isfinite(squares) & (squares > 0)
+    if good.all():
+        return None
+    row = int(np.argmin(good))
+    what = "of zeros alone" if not rows[row].any() else "not finite" if not np.isfinite(rows[row]).all() else "out of range"
+    return f"rows of which row {row} is {what}"
+
+
+def kept(rows: Rows) -> Rows:
+    """The rows as float32, read-only, and in no larger memory than their own, such as that of a whole run's output."""
+    rows = rows.astype(np.float32, copy=False)
+    memory = rows
+    while isinstance(memory.base, np.ndarray):
+        memory = memory.base
+    out = rows.copy() if memory.nbytes > rows.nbytes else rows.view()
+    out.flags.writeable = False
+    return out
