@@ -2,10 +2,11 @@
 
 import { props, stream } from "./api.js";
 import { byId, el } from "./dom.js";
+import { split } from "./hinge.js";
 import { Picture, sorted } from "./picture.js";
 import { Seen } from "./seen.js";
 import { Settings } from "./settings.js";
-import { split } from "./hinge.js";
+import { count } from "./timings.js";
 import { Turn } from "./turn.js";
 
 const question = byId("question");
@@ -27,10 +28,8 @@ async function describe() {
     const found = await props(settings.key);
     const context = found.default_generation_settings?.n_ctx;
     byId("model").textContent = found.model_alias || found.model_path?.split("/").at(-1) || "model";
-    byId("model-facts").textContent = [
-      context && `${context.toLocaleString("en")} tokens of context`,
-      found.media_backend && `pictures by ${found.media_backend}`,
-    ].filter(Boolean).join(" · ");
+    byId("context").textContent = context ? `context ${context.toLocaleString("en")}` : "";
+    byId("backend").textContent = found.media_backend ? `media by ${found.media_backend}` : "";
     vision = found.modalities?.vision !== false;
     document.body.dataset.vision = String(vision);
     tell("");
@@ -75,7 +74,7 @@ function drawPending() {
     el("li", {},
       el("button", { type: "button", class: "thumb", title: `See ${picture.name} as the model does`, click: () => show(picture) },
         el("img", { src: picture.thumb, alt: picture.name })),
-      el("span", { class: "tokens" }, picture.seen ? `${picture.seen.n_tokens}` : ""),
+      el("span", { class: "tokens" }, picture.seen ? count(picture.seen.n_tokens, "token") : picture.error ? "not usable" : "…"),
       el("button", { type: "button", class: "remove", "aria-label": `Remove ${picture.name}`, click: () => drop(picture) }, "×"))));
   ready();
 }

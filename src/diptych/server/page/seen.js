@@ -6,9 +6,7 @@ import { count } from "./timings.js";
 const LEAST_STEP = 5; // CSS pixels between two grid lines; closer ones would hide the picture
 const CRISP = 3; // from this enlargement on, pixels keep their edges
 const MOST_ZOOM = 6;
-const STATES = {
-  encoder: "encoded for the latest answer", cache: "from the cache", kv: "still in the KV cache", client: "sent by the client",
-};
+const STATES = { encoder: "encoded", cache: "from the cache", kv: "still in the KV cache", client: "sent by the client" };
 
 export class Seen {
   #canvas = byId("seen-canvas");
@@ -115,9 +113,9 @@ export class Seen {
     if (!lattice || this.#mode === "plain") return;
     const [rows, columns] = lattice;
     const merge = this.#picture.seen.merge ?? 1;
-    if (this.#mode === "patches") rule(context, width, height, rows * merge, columns * merge, colour("--media"), 1);
-    rule(context, width, height, rows, columns, colour(this.#mode === "tokens" ? "--text" : "--media"), 1.5);
-    if (this.#cell) mark(context, width, height, lattice, this.#cell, colour("--text"));
+    if (this.#mode === "patches") rule(context, width, height, rows * merge, columns * merge, colour("--patch"), 1);
+    rule(context, width, height, rows, columns, colour("--token"), 1.25);
+    if (this.#cell) mark(context, width, height, lattice, this.#cell, colour("--token"));
   }
 
   #point(event) {
@@ -163,7 +161,7 @@ function described({ seen, origin }) {
     ...(w && h ? [["Seen", `${w} × ${h}`]] : []),
     ...patches,
     ["Tokens", `${grids} = ${count(seen.n_tokens, "token")}`],
-    ["Rows", STATES[origin] ?? (seen.cached ? "cached" : "not encoded yet")],
+    ["State", STATES[origin] ?? (seen.cached ? "cached" : "not encoded yet")],
   ];
 }
 
@@ -186,7 +184,7 @@ function rule(context, width, height, rows, columns, colour, thickness) {
   context.save();
   context.strokeStyle = colour;
   context.lineWidth = step < 16 ? Math.min(thickness, 0.75) : thickness;
-  context.globalAlpha = Math.min(0.35 + step / 80, 0.85);
+  context.globalAlpha = Math.min(0.3 + step / 120, 0.65);
   context.beginPath();
   for (let i = 1; i < columns; i += 1) line(context, (i * width) / columns, 0, (i * width) / columns, height);
   for (let i = 1; i < rows; i += 1) line(context, 0, (i * height) / rows, width, (i * height) / rows);

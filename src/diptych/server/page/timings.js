@@ -46,7 +46,8 @@ export function timingsView(timings, usage) {
   const bar = el("div", { class: "bar", "aria-hidden": "true" }, parts.map(segment));
   const rows = parts.map(({ name, ms, half, strength, note }) =>
     el("tr", {}, el("th", { scope: "row" }, swatch(half, strength), name), el("td", {}, duration(ms)), el("td", {}, note ?? "")));
-  return el("details", { class: "timings" },
+  const show = (event) => event.target.open && event.target.scrollIntoView({ block: "nearest" });
+  return el("details", { class: "timings", toggle: show },
     el("summary", {}, el("span", { class: "line" }, summary(timings)), bar),
     el("table", {}, el("tbody", {}, rows)));
 }
@@ -54,11 +55,12 @@ export function timingsView(timings, usage) {
 function summary(timings) {
   const media = timings.media ?? [];
   const said = media.length ? origin(media) || `encoded in ${duration(timings.encode_ms)}` : "";
+  const subject = media.length > 1 ? "pictures" : "picture";
   return [
     timings.time_to_first_token_ms >= 0 && `${duration(timings.time_to_first_token_ms)} to the first token`,
     count(timings.predicted_n, "token"),
     timings.predicted_per_second > 0 && `${Math.round(timings.predicted_per_second).toLocaleString("en")} tokens/s`,
-    said && `picture${media.length > 1 ? "s" : ""} ${said}`,
+    said && (/^\d/.test(said) ? `${subject}: ${said}` : `${subject} ${said}`),
   ].filter(Boolean).join(" · ");
 }
 
