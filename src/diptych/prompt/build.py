@@ -39,15 +39,21 @@ def build(
     unless the prompt begins with it, or with a token that the client gave. Raises InputError when the template refuses,
     a token is out of range, or there are media and no media half; and what `chunks_of` raises.
     """
+    found = pieces(request, template, vocabulary, half)
+    prefix = () if found and isinstance(found[0], int) else vocabulary.prefix_tokens
+    return _join(_lay_out(found, half, chunks_of), vocabulary.tokenize, prefix)
+
+
+def pieces(request: Request, template: ChatTemplate, vocabulary: Vocabulary, half: MediaHalf | None) -> Sequence[Piece]:
+    """The prompt of a request cut at its media: what `Request.prompt` holds, or would have to hold to mean the same.
+
+    Raises InputError as `build` does.
+    """
     _check_media(request, half)
-    pieces: Sequence[Piece]
-    if request.prompt is not None:
-        pieces = request.prompt
-        _check_tokens(pieces, vocabulary.n_vocab)
-    else:
-        pieces = template.cut(request, half.placeholders if half else {})
-    prefix = () if pieces and isinstance(pieces[0], int) else vocabulary.prefix_tokens
-    return _join(_lay_out(pieces, half, chunks_of), vocabulary.tokenize, prefix)
+    if request.prompt is None:
+        return template.cut(request, half.placeholders if half else {})
+    _check_tokens(request.prompt, vocabulary.n_vocab)
+    return request.prompt
 
 
 def _check_media(request: Request, half: MediaHalf | None) -> None:
