@@ -175,7 +175,7 @@ def test_a_server_reads_files_below_its_directory_only(tmp_path):
         np.testing.assert_array_equal(image(url, server).data, PIXELS)
     with pytest.raises(MediaError, match=r"^there is no file file://sub/none.png; check the name"):
         image("file://sub/none.png", server)
-    with pytest.raises(MediaError, match="not valid base64|data that begins"):
+    with pytest.raises(MediaError, match=r"not valid base64|data that begins"):
         image("sub/a b.png", server)
 
 

@@ -70,7 +70,7 @@ class Access:
             raise MediaError(f"{said} names a file, and none may be read; set --media-path, or send the file's bytes")
         if not name or len(name) > MAX_NAME or name[0] == " " or name[-1] in " ." or ".." in name or _FORBIDDEN.search(name):
             raise MediaError(
-                f"{said} is no name that may be read; give one below --media-path, without .. and special characters"
+                f"{said} cannot be read; give the path of a file below --media-path, without .. or special characters"
             )
         path = self.files.joinpath(*filter(None, name.split("/")))
         try:
