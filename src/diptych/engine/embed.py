@@ -82,7 +82,7 @@ class Embedder:
 
     def _opened(self, n_outputs: int) -> Context:
         """A context that gives the hidden states of `n_outputs` rows in one call."""
-        context = Context(self._text, self._options, n_outputs=n_outputs)
+        context = Context(self._text, self._options, unified=True, n_outputs=n_outputs)
         if context.has_memory and context.causal:
             return context
         context.close()

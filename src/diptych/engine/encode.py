@@ -24,12 +24,12 @@ def encode(
 ) -> Encoded:
     """Fetch, preprocess and encode a media part, on this thread and the encoder's.
 
-    Raises MediaError and its kind for media that cannot be used, InputError where no media half takes them or the context
-    has no room for the rows, EngineError when encoding fails.
+    Raises MediaError and its kind for media that cannot be used, InputError where no media half takes them, EngineError
+    when encoding fails.
     """
     start = time.perf_counter()
     request = Request(prompt=(source,), media=settings, scope=scope)
-    prepared = [chunk for _, _, chunk in preparation.sequence(request, lambda _: None, start).media]
+    prepared = [chunk for chunk in preparation.chunks(request) if isinstance(chunk, MediaChunk)]
     ready = time.perf_counter()
     chunks = encoded(prepared, encoder)
     return Encoded(chunks, Timings(preprocess_ms=1e3 * (ready - start), encode_ms=1e3 * (time.perf_counter() - ready)))
