@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from diptych.errors import MediaError
-from diptych.families.base import Family, MediaHalf
+from diptych.backend import check_kinds
+from diptych.errors import InputError
+from diptych.families.base import Family, MediaHalf, Rows
+from diptych.media.access import Access
 from diptych.media.draw import png, seen
-from diptych.types import Grid, MediaChunk, MediaKind
+from diptych.media.load import decoded, read
+from diptych.types import Grid, MediaChunk, MediaKind, MediaSettings, Source
 
 
 @dataclass(frozen=True)
@@ -32,14 +35,18 @@ class Preview:
         return sum(n for _, n in self.grids)
 
 
-def preview(half: MediaHalf, chunks: Sequence[MediaChunk], is_cached: Callable[[bytes], bool]) -> Preview:
-    """What the chunks of one picture say about it; `is_cached` tells whether the rows of a chunk key are there.
+def preview(
+    half: MediaHalf | None, source: Source, access: Access, settings: MediaSettings, known: Callable[[bytes], Rows | None]
+) -> Preview:
+    """Fetch, decode and preprocess a picture, and tell what became of it; `known` gives rows that are cached.
 
     The pixels are those that the encoder is fed, so they can be had of our families alone, and only where a picture is one
-    piece. Raises MediaError when nothing of the picture is seen.
+    piece. Raises InputError where no half takes pictures, MediaError and its kinds for one that cannot be used.
     """
-    if not chunks:
-        raise MediaError("the media half makes no chunk of the picture, so there is nothing to show; give another")
+    if half is None:
+        raise InputError("there is no media half to see the picture; give one with --mmproj")
+    check_kinds((source.kind,), half)
+    chunks = half.preprocess(decoded(source, read(source, access), access), settings)
     first, family = chunks[0], half.family
     return Preview(
         kind=first.kind,
@@ -48,7 +55,7 @@ def preview(half: MediaHalf, chunks: Sequence[MediaChunk], is_cached: Callable[[
         grids=tuple((chunk.grid, chunk.n_tokens) for chunk in chunks),
         patch=family.hp.patch_size if family else None,
         merge=family.hp.n_merge if family else None,
-        cached=all(chunk.rows is not None or is_cached(chunk.key) for chunk in chunks),
+        cached=all(known(chunk.key) is not None for chunk in chunks),
         image=_pixels(family, chunks) if family else None,
     )
 

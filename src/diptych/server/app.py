@@ -8,11 +8,11 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-from diptych.server import chat, info, problems
+from diptych.server import chat, info, page, preview, problems
 from diptych.server.guard import Guard
 from diptych.server.serving import Serving
 
-Routers = (info.router, chat.router)
+Routers = (info.router, chat.router, preview.router, page.router)
 
 
 def create(serving: Serving, failed: Callable[[], None] = lambda: None) -> FastAPI:
