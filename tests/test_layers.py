@@ -39,6 +39,7 @@ HOMES = {
     "rich": ("cli/",),
     "huggingface_hub": ("hub/download.py",),
     "httpx2": ("hub/download.py",),
+    "opentelemetry": ("server/telemetry.py",),
     "torch": ("verify/checkpoint.py",),
     "transformers": ("verify/checkpoint.py",),
 }
