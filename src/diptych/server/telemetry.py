@@ -7,6 +7,7 @@ the request follows from the order of the stages. Encoding and prefill may overl
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 _VARIABLES = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")  # OpenTelemetry's own
 _NS = 1_000_000  # in a millisecond
+_CLOSE = 3.0  # seconds; by itself it tries for 30
 Attributes = Mapping[str, str | int | float | Sequence[str]]
 
 
@@ -70,8 +72,10 @@ class Telemetry:
         span.end(end)
 
     def close(self) -> None:
-        """Send what is left, and stop."""
-        self._provider.shutdown()
+        """Send what is left, and stop; a collector that does not answer is not waited for longer than a few seconds."""
+        closing = threading.Thread(target=self._provider.shutdown, name="diptych-telemetry", daemon=True)
+        closing.start()
+        closing.join(_CLOSE)
 
 
 def open_telemetry(endpoint: str | None) -> Telemetry | None:
@@ -91,7 +95,7 @@ def open_telemetry(endpoint: str | None) -> Telemetry | None:
         asked = "--otlp-traces-endpoint" if endpoint is not None else next(filter(os.environ.get, _VARIABLES))
         raise MissingExtra(f"{asked} asks for OpenTelemetry, which is not installed: pip install 'diptych[otel]'") from error
     own = Resource.create({"service.name": "diptych", "service.version": version("diptych")})
-    provider = TracerProvider(resource=own.merge(OTELResourceDetector().detect()))
+    provider = TracerProvider(resource=own.merge(OTELResourceDetector().detect()), shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=url)))
     return Telemetry(provider)
 
