@@ -86,7 +86,7 @@ class Sampling:
     dry_multiplier: float = 0.0
     dry_base: float = 1.75
     dry_allowed_length: int = 2
-    dry_penalty_last_n: int = -1
+    dry_penalty_last_n: int = 64
     dry_sequence_breakers: tuple[str, ...] = ("\n", ":", '"', "*")
     no_repeat_ngram_size: int = 0  # 0: n-grams may repeat
     samplers: tuple[str, ...] | None = None  # llama.cpp's names, in the order they are applied

@@ -22,7 +22,7 @@ GOOD = [
     'root ::= | "a" root | "(" root ")"',
     'root ::= "x"{0} "y"{2000} z{1,2} "w"{0,2}\nz ::= ("a" | "b" "c")',
     'root ::= expr\nexpr ::= term (("+" | "-") term)*\nterm ::= [0-9]+ | "(" expr ")"',
-    "root ::= <[5]> !<[6]> <|im_end|>",
+    'root ::= "<|im_end|>" [^<]',
     "root ::= " + "(" * 50 + '"a"' + ")" * 50,
     'root ::= ("a"{50}){50} ("b"{1,30}){50}',
     "root ::= r0\n" + "\n".join(f"r{i} ::= r{i + 1}" for i in range(900)) + '\nr900 ::= "a"',
@@ -61,7 +61,8 @@ BAD = {
     'root ::= "a" #' + "x" * 200_000: "bytes; at most",
     'root ::= "\ud800"': "which is not text",
     'root ::= "\0"': "which is not text",
-    "root ::= <a b>": "is not one token",
+    "root ::= <|im_end|>": "column 10: single tokens are not taken",
+    'root ::= "a" !<[6]>': "column 14: single tokens are not taken",
 }
 
 
@@ -89,7 +90,7 @@ def test_a_cut_grammar_never_reaches_llama_cpp_unsound(text: TextModel, gbnf: st
     """Every beginning of a good grammar is either refused here or taken there."""
     for end in range(0, min(len(gbnf), 300), 3):
         try:
-            grammar.check(gbnf[:end], lambda name: len(text.tokenize(name)) == 1)
+            grammar.check(gbnf[:end])
         except GrammarError:
             continue
         Sampler(text, Sampling(grammar=gbnf[:end])).close()
@@ -100,8 +101,8 @@ def test_without_the_bound_the_process_dies(text: TextModel) -> None:
     """Why the depth is bounded. The other limits stand well below what was measured to break as well."""
     code = f"""
 from pathlib import Path
-from diptych.llama.model import *; from diptych.llama.sampler import _grammar
-_grammar(TextModel.load(Path({str(text.path)!r})), "root ::= " + "(" * 100000 + '"a"' + ")" * 100000)
+from diptych.llama.model import *; from diptych.llama.constraint import load
+load(TextModel.load(Path({str(text.path)!r})), "root ::= " + "(" * 100000 + '"a"' + ")" * 100000)
 """
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60).returncode < 0
 

@@ -36,7 +36,7 @@ def logits(text: TextModel) -> Iterator[Context]:
 
 def draws(text: TextModel, context: Context, sampling: Sampling, n: int = 400) -> Counter[int]:
     with Sampler(text, sampling) as sampler:
-        return Counter(sampler.sample(context, 1) for _ in range(n))
+        return Counter(sampler.sample(context, 1).token for _ in range(n))
 
 
 def softmax(x: np.ndarray) -> np.ndarray:
@@ -47,7 +47,7 @@ def softmax(x: np.ndarray) -> np.ndarray:
 def test_a_row_is_that_of_the_segment_that_wanted_logits(text: TextModel, logits: Context) -> None:
     for i in range(2):
         with Sampler(text, GREEDY) as sampler:
-            assert sampler.sample(logits, i) == logits.logits(i).argmax()
+            assert sampler.sample(logits, i).token == logits.logits(i).argmax()
     assert logits.logits(0).argmax() != logits.logits(1).argmax(), "or the test shows nothing"
     with pytest.raises(EngineError, match="logits 2"), Sampler(text, GREEDY) as sampler:
         sampler.sample(logits, 2)
@@ -78,7 +78,7 @@ def test_a_seed_repeats_a_draw_and_the_one_in_use_can_be_read(text: TextModel, l
 
     def run(seed: int | None) -> tuple[list[int], int]:
         with Sampler(text, Sampling(temperature=3.0, seed=seed)) as sampler:
-            return [sampler.sample(logits, 0) for _ in range(30)], sampler.seed
+            return [sampler.sample(logits, 0).token for _ in range(30)], sampler.seed
 
     first, seed = run(None)
     assert run(seed) == (first, seed)
@@ -90,29 +90,29 @@ def test_greedy_still_honours_penalties(text: TextModel, logits: Context) -> Non
     best = int(logits.logits(1).argmax())
     order = np.argsort(logits.logits(1))[::-1]
     with Sampler(text, Sampling(temperature=0, presence_penalty=100.0)) as sampler:
-        assert [sampler.sample(logits, 1) for _ in range(5)] == order[:5].tolist()
+        assert [sampler.sample(logits, 1).token for _ in range(5)] == order[:5].tolist()
     with Sampler(text, Sampling(temperature=0, presence_penalty=100.0, repeat_last_n=1)) as sampler:
-        assert [sampler.sample(logits, 1) for _ in range(4)] == [*order[:2].tolist()] * 2
+        assert [sampler.sample(logits, 1).token for _ in range(4)] == [*order[:2].tolist()] * 2
     with Sampler(text, Sampling(temperature=0, repeat_penalty=1e6)) as sampler:
         sampler.feed([best])
-        assert sampler.sample(logits, 1) != best, "tokens of the prompt count too"
+        assert sampler.sample(logits, 1).token != best, "tokens of the prompt count too"
 
 
 def test_temperature_zero_with_a_grammar_takes_the_best_token_it_allows(text: TextModel, logits: Context) -> None:
     row = logits.logits(1)
     allowed = [t for t in range(256) if text.piece(t) in (b"q", b"r", b"7")]
     with Sampler(text, Sampling(temperature=0, grammar="root ::= [qr7]")) as sampler:
-        assert sampler.sample(logits, 1) == max(allowed, key=lambda t: row[t])
-        end = sampler.sample(logits, 1)
+        assert sampler.sample(logits, 1).token == max(allowed, key=lambda t: row[t])
+        end = sampler.sample(logits, 1).token
         assert text.is_end(end), "a finished grammar allows the end only"
-        assert text.is_end(sampler.sample(logits, 1)), "and asking again is harmless"
+        assert text.is_end(sampler.sample(logits, 1).token), "and asking again is harmless"
 
 
 def test_an_end_may_come_only_where_the_grammar_may_stop(text: TextModel, logits: Context) -> None:
     (end,) = text.tokenize("<|im_end|>")
     for gbnf, may in {'root ::= "a"*': True, 'root ::= "a"+': False}.items():
         with Sampler(text, Sampling(grammar=gbnf)) as sampler:
-            assert sampler._allows(end) is may
+            assert sampler._constraint.allows(end) is may
 
 
 def test_trying_the_grammar_last_gives_the_distribution_of_trying_it_first(text: TextModel, logits: Context) -> None:
@@ -120,7 +120,7 @@ def test_trying_the_grammar_last_gives_the_distribution_of_trying_it_first(text:
     n, seen = 3000, Counter[int]()
     for seed in range(n):
         with Sampler(text, Sampling(temperature=1, top_k=0, top_p=1, min_p=0, seed=seed, grammar="root ::= [A-Za-z]")) as sampler:
-            seen[sampler.sample(logits, 1)] += 1
+            seen[sampler.sample(logits, 1).token] += 1
     p = softmax(row[allowed])
     assert set(seen) <= {t for t in range(text.n_vocab) if text.piece(t)[:1].isalpha()}
     for i in np.argsort(p)[-4:]:
@@ -130,7 +130,7 @@ def test_trying_the_grammar_last_gives_the_distribution_of_trying_it_first(text:
 
 def test_a_grammar_that_no_token_continues_is_an_error_not_a_crash(text: TextModel, logits: Context) -> None:
     with Sampler(text, Sampling(grammar='root ::= "a" [z-a]')) as sampler:
-        assert text.piece(sampler.sample(logits, 1)) == b"a"
+        assert text.piece(sampler.sample(logits, 1).token) == b"a"
         with pytest.raises(GrammarError, match="no token of this model continues"):
             sampler.sample(logits, 1)
 
@@ -139,7 +139,7 @@ def test_tokens_that_the_file_suppresses_are_never_chosen(text: TextModel, logit
     best = np.argsort(logits.logits(1))[::-1][:3].tolist()
     path = write_text(tmp_path / "text.gguf", shape := tiny.Qwen2VL(), random(shape), suppressed=best[:2])
     with TextModel.load(path) as model, Sampler(model, GREEDY) as sampler:
-        assert sampler.sample(logits, 1) == best[2]
+        assert sampler.sample(logits, 1).token == best[2]
 
 
 def test_logits_that_are_not_numbers_are_an_error(text: TextModel, logits: Context, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,7 +162,7 @@ def test_a_schema_makes_a_random_model_answer_in_json(text: TextModel) -> None:
             for i in range(100):
                 one = Segment(0, np.full((1, 1), i, np.int32), tokens=np.array([token], np.int32), wants_logits=True)
                 assert context.decode(Batch((one,)))
-                if text.is_end(token := sampler.sample(context, 0)):
+                if text.is_end(token := sampler.sample(context, 0).token):
                     break
                 out += text.piece(token)
         jsonschema.validate(json.loads(out), wanted)

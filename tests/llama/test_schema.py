@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 from collections.abc import Callable
 from typing import Any
 
 import jsonschema
-import llama_cpp.llama_cpp as lib
 import numpy as np
 import pytest
 
 from diptych.errors import GrammarError
 from diptych.llama import grammar, schema
+from diptych.llama.candidates import Candidates
+from diptych.llama.constraint import Constraint
 from diptych.llama.model import TextModel
-from diptych.llama.sampler import Sampler, _array
 from diptych.types import Sampling
 
 TREE = {
@@ -185,12 +184,13 @@ def allows(text: TextModel) -> Callable[[str, str], bool]:
     byte = {text.piece(t): t for t in range(256)}
 
     def run(gbnf: str, string: str) -> bool:
-        with Sampler(text, Sampling(grammar=gbnf)) as sampler:
-            for b in string.encode():
-                if not sampler._allows(token := byte[bytes([b])]):
-                    return False
-                sampler._take(token)
-            return sampler._allows(end)
+        grammar.check(gbnf)
+        constraint = Constraint(text, gbnf)
+        for b in string.encode():
+            if not constraint.allows(token := byte[bytes([b])]):
+                return False
+            constraint.take(token)
+        return constraint.allows(end)
 
     return run
 
@@ -250,20 +250,17 @@ def test_whatever_a_grammar_lets_through_satisfies_its_schema(text: TextModel, s
 
 
 def random_text(text: TextModel, gbnf: str, rng: np.random.Generator) -> str:
-    candidates = np.zeros(text.n_vocab, [("id", np.int32), ("logit", np.float32), ("p", np.float32)])
-    out = b""
-    with Sampler(text, Sampling(grammar=gbnf)) as sampler:
-        assert sampler._grammar is not None
-        while True:
-            candidates["id"], candidates["logit"] = np.arange(text.n_vocab), 0
-            lib.llama_sampler_apply(sampler._grammar.pointer, ctypes.byref(_array(candidates)))
-            # llama.cpp lets overlong UTF-8 pass behind these two bytes; no text has it, but a random choice of bytes does
-            allowed = [
-                t for t in candidates["id"][np.isfinite(candidates["logit"])] if text.piece(int(t)) not in (b"\xe0", b"\xf0")
-            ]
-            plain = [t for t in allowed if text.piece(int(t)) in b'"}],:0123456789truefalsn{[ abl\\-'] or allowed
-            if any(text.is_end(int(t)) for t in allowed):
-                return out.decode()
-            token = int(rng.choice(plain if rng.random() < 0.9 else allowed))
-            sampler._take(token)
-            out += text.piece(token)
+    grammar.check(gbnf)
+    constraint, out = Constraint(text, gbnf), b""
+    while True:
+        candidates = Candidates(np.arange(text.n_vocab, dtype=np.int32), np.zeros(text.n_vocab, np.float32))
+        candidates.apply(constraint.native)
+        # llama.cpp lets overlong UTF-8 pass behind these two bytes; no text has it, but a random choice of bytes does
+        left = candidates.rows["id"][np.isfinite(candidates.rows["logit"])]
+        allowed = [t for t in left.tolist() if text.piece(t) not in (b"\xe0", b"\xf0")]
+        plain = [t for t in allowed if text.piece(t) in b'"}],:0123456789truefalsn{[ abl\\-'] or allowed
+        if any(map(text.is_end, allowed)):
+            return out.decode()
+        token = int(rng.choice(plain if rng.random() < 0.9 else allowed))
+        constraint.take(token)
+        out += text.piece(token)

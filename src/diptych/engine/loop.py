@@ -158,7 +158,7 @@ class Loop:
         """Choose the next token from the `i`-th row of logits, and see whether it is the last."""
         assert sequence.sampler is not None
         try:
-            token = sequence.sampler.sample(self._context, i)
+            token = sequence.sampler.sample(self._context, i).token
         except DiptychError as error:
             return self._end(sequence, error)
         sequence.output.append(token)

@@ -3,13 +3,13 @@
 llama.cpp parses grammars by recursion, looks for left recursion without remembering where it has been, and prints
 what it dislikes to stderr. So a grammar is read here first: an error has a line and a column, and what would crash or
 hang the process is refused. The limits are well below what was measured to break (20,000 nested parentheses and a
-chain of 100,000 rules overflow an 8 MiB stack; 65,000 ways to begin take 13 s).
+chain of 100,000 rules overflow an 8 MiB stack; 65,000 ways to begin take 13 s). Single tokens (`<[5]>`, `<name>`) are
+refused too: where one may follow text, llama.cpp lets any token begin with that text, and aborts when it is taken.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 
 from diptych.errors import GrammarError
 from diptych.llama import schema
@@ -24,39 +24,37 @@ MAX_SIZE = 500_000  # elements once repetitions are written out, eight bytes eac
 
 _NAME = re.compile(r"[A-Za-z0-9-]+")
 _SPACE, _LINES = re.compile(r"(?:[ \t]|#[^\r\n]*)*"), re.compile(r"(?:[ \t\r\n]|#[^\r\n]*)*")
-_TOKEN = re.compile(r"!?<\[(\d{1,9})\]>|!?(<[^>]*>)")
 _CHARACTER = re.compile(r"""\\(?:x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}|[trn\\"\[\]-])|[^\\]""", re.S)
 _TIMES = re.compile(r"\{[ \t]*(\d+)[ \t]*(?:(,)[ \t]*(\d*)[ \t]*)?\}")
 
 
-def of(sampling: Sampling, is_token: Callable[[str], bool] = lambda _: True) -> str | None:
-    """The GBNF that a request asks for, checked; None where it asks for none.
-
-    `is_token` tells whether a `<name>` in it is one token. Raises GrammarError.
-    """
+def of(sampling: Sampling) -> str | None:
+    """The GBNF that a request asks for, checked; None where it asks for none. Raises GrammarError."""
     if sampling.grammar is not None and sampling.json_schema is not None:
         raise GrammarError("both a grammar and a JSON schema were given; give one")
     gbnf = schema.to_gbnf(sampling.json_schema) if sampling.json_schema is not None else sampling.grammar
     if gbnf is not None:
-        check(gbnf, is_token)
+        check(gbnf)
+    elif sampling.grammar_triggers:
+        raise GrammarError("there are grammar_triggers and no grammar; give one, or none of them")
     return gbnf
 
 
-def check(gbnf: str, is_token: Callable[[str], bool] = lambda _: True) -> None:
+def check(gbnf: str) -> None:
     """Raise GrammarError, with line and column, for a grammar that llama.cpp cannot take or must not be given."""
     if (size := len(gbnf.encode("utf-8", "replace"))) > MAX_BYTES:
         raise GrammarError(f"the grammar has {size} bytes; at most {MAX_BYTES} are taken")
     if (bad := re.search("[\0\ud800-\udfff]", gbnf)) is not None:
         raise GrammarError(f"the grammar holds {bad[0]!r} at {_place(gbnf, bad.start())}, which is not text")
-    rules = _Reader(gbnf, is_token).read()
+    rules = _Reader(gbnf).read()
     rules.check(ROOT, lambda offset: _place(gbnf, offset))
 
 
 class _Reader:
     """Reads GBNF as llama.cpp does, keeping of each symbol only what the checks need: a rule's number, or TERMINAL."""
 
-    def __init__(self, text: str, is_token: Callable[[str], bool]) -> None:
-        self.text, self.is_token = text, is_token
+    def __init__(self, text: str) -> None:
+        self.text = text
         self.at = 0
         self.rules = Rules()
 
@@ -124,7 +122,7 @@ class _Reader:
         if c == "(":
             return self._group(depth)
         if c in "<!":
-            return self._token()
+            raise self._error('single tokens are not taken here; write the text of the token in quotes, as in "<|im_end|>"')
         start = self.at
         return self.rules.number(self._match(_NAME, 'a rule, "text", [characters], . or (')[0], start)
 
@@ -154,13 +152,6 @@ class _Reader:
             raise self._error("a ( without its )", start)
         self.at += 1
         return number
-
-    def _token(self) -> int:
-        start = self.at
-        match = self._match(_TOKEN, "a token, <[number]> or <name>")
-        if match[2] and not self.is_token(match[2]):
-            raise self._error(f"{match[2]} is not one token of this model", start)
-        return TERMINAL
 
     def _repetition(self, out: list[int], weight: int, size: int) -> tuple[int, int]:
         """Put what a repetition makes in the place of the symbol before it."""

@@ -66,11 +66,11 @@ def _item(op: str, value: Any, at: str, add: Callable[[str], str]) -> str:  # no
         case "LITERAL":
             return _set([(value, value)])
         case "NOT_LITERAL":
-            return add(_set(_others([(value, value)])))
+            return add(_set(others([(value, value)])))
         case "ANY":
-            return add(_set(_others([(10, 10), (13, 13)])))
+            return add(_set(others([(10, 10), (13, 13)])))
         case "IN":
-            return add(_set(_members(value, at)))
+            return add(_set(in_brackets(value, at)))
         case "BRANCH":
             return "(" + " | ".join(_sequence(b, at, add) for b in value[1]) + ")"
         case "SUBPATTERN" if not value[1] and not value[2]:
@@ -82,7 +82,7 @@ def _item(op: str, value: Any, at: str, add: Callable[[str], str]) -> str:  # no
     raise GrammarError(f"the JSON schema at {at} has a pattern with {op.lower().replace('_', ' ')}, which a grammar cannot keep")
 
 
-def _members(value: Any, at: str) -> Ranges:  # noqa: ANN401 - the parser's own tree
+def in_brackets(value: Any, at: str) -> Ranges:  # noqa: ANN401 - the parser's own tree
     """The characters of a set in brackets."""
     out: Ranges = []
     for op, x in value:
@@ -93,15 +93,15 @@ def _members(value: Any, at: str) -> Ranges:  # noqa: ANN401 - the parser's own 
                 out.append(x)
             case "CATEGORY":
                 name = x.name.replace("_NOT_", "_")
-                out += _others(_SETS[name]) if "_NOT_" in x.name else _SETS[name]
+                out += others(_SETS[name]) if "_NOT_" in x.name else _SETS[name]
             case "NEGATE":
                 pass
             case _:
                 raise GrammarError(f"the JSON schema at {at} has a pattern with {op.name.lower()} in brackets")
-    return _others(out) if value and value[0][0].name == "NEGATE" else out
+    return others(out) if value and value[0][0].name == "NEGATE" else out
 
 
-def _others(ranges: Ranges) -> Ranges:
+def others(ranges: Ranges) -> Ranges:
     out, start = [], 0
     for low, high in sorted(ranges):
         if low > start:
@@ -135,7 +135,7 @@ def _set(ranges: Ranges) -> str:
 def bare(without: Iterable[str] = ()) -> str:
     """A character that a JSON string shows as it is, in GBNF brackets; ranges, since what is not excluded need be no text."""
     banned = [(ord(c), ord(c)) for c in without]
-    return _brackets(_both(_BARE, _others(banned)))
+    return _brackets(_both(_BARE, others(banned)))
 
 
 def plain(name: str) -> bool:

@@ -1,169 +1,148 @@
-"""Choose the next token: llama.cpp's samplers in llama.cpp's order, a grammar beside them."""
+"""Choose the next token: our own changes to the logits, llama.cpp's samplers, a grammar beside them."""
 
 from __future__ import annotations
 
-import ctypes
-import math
 import random
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
 
-import llama_cpp.llama_cpp as lib
 import numpy as np
+from numpy.typing import NDArray
 
 from diptych.errors import EngineError, FileError, GrammarError, InputError
-from diptych.llama import grammar, log
-from diptych.llama.native import Native, Pointer
-from diptych.types import Sampling
+from diptych.llama import chain, grammar, ranges
+from diptych.llama.adjust import Adjustments
+from diptych.llama.candidates import Candidates, log_probabilities
+from diptych.llama.chain import Chain
+from diptych.llama.constraint import Constraint
+from diptych.types import Logprob, Sampling
 
 if TYPE_CHECKING:
     from diptych.llama.context import Context
     from diptych.llama.model import TextModel
 
-_CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])  # llama_token_data
-_SEEDS = 2**32 - 1  # the last one means "random" to llama.cpp
-_KEPT = 1  # min_keep of llama.cpp: a filter leaves at least this many candidates
+_OTHERS = 64  # tokens tried one after the other where a trigger would be completed with what the grammar refuses
 
-# metadata key → field of Sampling and its type (`general.sampling.*`, as the model's makers recommend)
-_DEFAULTS: dict[str, tuple[str, type[int] | type[float]]] = {
+# metadata key → field of Sampling and what reads it (`general.sampling.*`, as the model's makers recommend)
+_DEFAULTS: dict[str, tuple[str, Callable[[str], object]]] = {
+    "sequence": ("samplers", lambda text: tuple(map(chain.sampler, chain.names(text)))),
     "temp": ("temperature", float),
     "top_k": ("top_k", int),
     "top_p": ("top_p", float),
     "min_p": ("min_p", float),
+    "xtc_probability": ("xtc_probability", float),
+    "xtc_threshold": ("xtc_threshold", float),
     "penalty_last_n": ("repeat_last_n", int),
     "penalty_repeat": ("repeat_penalty", float),
+    "mirostat": ("mirostat", int),
+    "mirostat_tau": ("mirostat_tau", float),
+    "mirostat_eta": ("mirostat_eta", float),
 }
 
 
-class Sampler(Native):
-    """The choice of tokens for one answer; it remembers them for penalties and grammar. `seed` is the one in use."""
+@dataclass(frozen=True)
+class Choice:
+    """A chosen token, and its probability with those of the likeliest where that was asked for."""
 
-    def __init__(self, model: TextModel, sampling: Sampling) -> None:
-        check(sampling)
-        gbnf = grammar.of(sampling, lambda text: len(model.tokenize(text)) == 1)
-        self.seed = random.randrange(_SEEDS) if sampling.seed is None else sampling.seed
-        self.model = model
-        super().__init__("sampler", _chain(model, sampling, self.seed), lib.llama_sampler_free, model)
-        self._grammar = Native("grammar", _grammar(model, gbnf), lib.llama_sampler_free, self) if gbnf else None
-        self._ids = np.arange(model.n_vocab, dtype=np.int32)
-        self._candidates = np.zeros(model.n_vocab, _CANDIDATE)
+    token: int
+    logprob: Logprob | None = None
 
-    def sample(self, context: Context, i: int) -> int:
+
+class Sampler:
+    """The choice of tokens for one answer; it remembers them. `seed` is the one in use.
+
+    `stop_tokens` end the answer beside the model's own: `min_tokens` forbids them too.
+    """
+
+    def __init__(self, model: TextModel, sampling: Sampling, stop_tokens: Iterable[int] = ()) -> None:
+        ranges.check(sampling)
+        gbnf = grammar.of(sampling)
+        self.seed = random.randrange(ranges.SEEDS) if sampling.seed is None else sampling.seed
+        self._adjustments = Adjustments(model, sampling, stop_tokens)
+        self._constraint = Constraint(model, gbnf, sampling.grammar_triggers) if gbnf is not None else None
+        self._chain = Chain(model, sampling, self.seed)
+
+    def sample(self, context: Context, i: int, n_probs: int | None = None, *, after_chain: bool = False) -> Choice:
         """Choose and take the token behind the `i`-th row of logits of the context's last batch.
 
-        A grammar is tried on the chosen token alone; only when it refuses is it applied to the whole vocabulary and
-        the choice made again, which gives the same distribution for a fraction of the time.
+        `n_probs` asks for its probability and for those of as many likeliest tokens: in the softmax of the model's own
+        logits, or `after_chain` among the candidates that are left then.
         """
-        logits = context.logits_view(i)
-        if not np.isfinite(logits).all():
+        raw = context.logits_view(i)
+        if not np.isfinite(raw.max()):
             raise EngineError("the model gave logits that are not numbers; its file may be damaged, or its cache type too small")
-        token = self._choose(logits, constrained=False)
-        if self._grammar is not None and not self._allows(token):
-            token = self._choose(logits, constrained=True)
-            if not self._allows(token):
-                raise GrammarError(
-                    "no token of this model continues the grammar; the vocabulary may lack a character it asks for"
-                )
+        left = self._choose(self._adjustments.apply(raw))
+        token = left.chosen
+        logprob = None
+        if n_probs is not None:
+            own, top = left.probabilities(n_probs) if after_chain else log_probabilities(raw, token, n_probs)
+            logprob = Logprob(token, own, tuple(top))
         self._take(token)
-        return token
+        return Choice(token, logprob)
 
     def feed(self, tokens: Iterable[int]) -> None:
         """Let the penalties count tokens of the prompt, as llama.cpp's server does; the grammar does not see them."""
-        for token in tokens:
-            lib.llama_sampler_accept(self.pointer, token)
+        tokens = tuple(tokens)
+        self._adjustments.feed(tokens)
+        self._chain.accept(tokens)
 
-    def _choose(self, logits: np.ndarray[Any, np.dtype[np.float32]], *, constrained: bool) -> int:
-        self._candidates["id"], self._candidates["logit"] = self._ids, logits  # samplers reorder and cut what they are given
-        array = _array(self._candidates)
-        if constrained and self._grammar is not None:
-            lib.llama_sampler_apply(self._grammar.pointer, ctypes.byref(array))
-        lib.llama_sampler_apply(self.pointer, ctypes.byref(array))
-        return int(self._candidates["id"][array.selected])
+    def close(self) -> None:
+        """Free what llama.cpp holds of it; a second call does nothing."""
+        self._chain.close()
+        if self._constraint is not None:
+            self._constraint.close()
 
-    def _allows(self, token: int) -> bool:
-        """Whether the grammar lets a token follow. One it refuses must never be accepted: that ends the process."""
-        assert self._grammar is not None
-        one = np.array([(token, 1.0, 0.0)], _CANDIDATE)
-        lib.llama_sampler_apply(self._grammar.pointer, ctypes.byref(_array(one)))
-        return bool(np.isfinite(one["logit"][0]))
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
+
+    def _choose(self, logits: NDArray[np.float32]) -> Candidates:
+        """The candidates left, one of them chosen.
+
+        A grammar is tried on the chosen token alone; only when it refuses is it applied to all of them and the choice
+        made again, which gives the same distribution for a fraction of the time.
+        """
+        left = self._chain.choose(logits)
+        if self._constraint is None or self._constraint.allows(left.chosen):
+            return left
+        if self._constraint.waiting:
+            return self._choose_other(self._constraint, logits, left.chosen)
+        left = self._chain.choose(logits, self._constraint.native)
+        if not self._constraint.allows(left.chosen):
+            raise GrammarError("no token of this model continues the grammar; the vocabulary may lack a character it asks for")
+        return left
+
+    def _choose_other(self, constraint: Constraint, logits: NDArray[np.float32], token: int) -> Candidates:
+        """A choice without tokens that complete a trigger and go on as the grammar does not."""
+        logits = logits.copy()
+        for _ in range(_OTHERS):
+            logits[token] = -np.inf
+            left = self._chain.choose(logits)
+            token = left.chosen
+            if constraint.allows(token):
+                return left
+        raise GrammarError("what a pattern of grammar_triggers matches does not fit the grammar; it must begin with that text")
 
     def _take(self, token: int) -> None:
-        if self._grammar is not None and not self.model.is_end(token):
-            lib.llama_sampler_accept(self._grammar.pointer, token)
-        lib.llama_sampler_accept(self.pointer, token)
+        if self._constraint is not None:
+            self._constraint.take(token)
+        self._adjustments.push(token)
+        self._chain.accept((token,))
 
 
-def check(sampling: Sampling) -> None:
-    """Raise InputError for a setting out of its range."""
-    floats = ("temperature", "top_p", "min_p", "repeat_penalty", "presence_penalty", "frequency_penalty")
-    for name in floats:
-        if not math.isfinite(value := getattr(sampling, name)):
-            raise InputError(f"{name} is {value}; it must be a finite number")
-    if sampling.repeat_penalty <= 0:
-        raise InputError(f"repeat_penalty is {sampling.repeat_penalty}; it must be over 0, and 1 means none")
-    if sampling.seed is not None and not 0 <= sampling.seed < _SEEDS:
-        raise InputError(f"seed is {sampling.seed}; it must be from 0 to {_SEEDS - 1}")
-    for name in ("top_k", "repeat_last_n"):
-        if not -(2**31) <= (value := getattr(sampling, name)) < 2**31:
-            raise InputError(f"{name} is {value}; it must fit 32 bits")
-
-
-def default_sampling(metadata: Mapping[str, str]) -> dict[str, int | float]:
-    """The fields of `Sampling` that a GGUF sets (`general.sampling.*`). Raises FileError for a value that is no number."""
-    out: dict[str, int | float] = {}
-    for key, (field, kind) in _DEFAULTS.items():
+def default_sampling(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """The fields of `Sampling` that a GGUF sets (`general.sampling.*`). Raises FileError for a value that is not one."""
+    out: dict[str, Any] = {}
+    for key, (field, read) in _DEFAULTS.items():
         if (value := metadata.get(f"general.sampling.{key}")) is not None:
             try:
-                out[field] = kind(value)
-            except ValueError:
+                out[field] = read(value)
+            except (ValueError, InputError):
+                expected = "a list of samplers" if field == "samplers" else "a number"
                 raise FileError(
-                    f"the model's general.sampling.{key} is {value!r}, which is no number; convert it again"
+                    f"the model's general.sampling.{key} is {value!r}, which is not {expected}; convert it again"
                 ) from None
     return out
-
-
-def _chain(model: TextModel, sampling: Sampling, seed: int) -> Pointer:
-    """llama.cpp's samplers in its default order; greedy at temperature 0, where what cuts candidates changes nothing."""
-    params = lib.llama_sampler_chain_default_params()
-    chain = lib.llama_sampler_chain_init(params)
-    biases = _suppressed(model)
-    last_n = model.n_ctx_train if sampling.repeat_last_n == -1 else sampling.repeat_last_n
-    samplers = [
-        lib.llama_sampler_init_logit_bias(model.n_vocab, len(biases), biases),
-        lib.llama_sampler_init_penalties(
-            model.n_vocab, last_n, sampling.repeat_penalty, sampling.frequency_penalty, sampling.presence_penalty
-        ),
-    ]
-    if sampling.temperature <= 0:
-        samplers.append(lib.llama_sampler_init_greedy())
-    else:
-        samplers += [
-            lib.llama_sampler_init_top_k(sampling.top_k),
-            lib.llama_sampler_init_top_p(sampling.top_p, _KEPT),
-            lib.llama_sampler_init_min_p(sampling.min_p, _KEPT),
-            lib.llama_sampler_init_temp(sampling.temperature),
-            lib.llama_sampler_init_dist(seed),
-        ]
-    for sampler in samplers:
-        lib.llama_sampler_chain_add(chain, sampler)
-    return chain
-
-
-def _suppressed(model: TextModel) -> Any:  # noqa: ANN401 - a ctypes array
-    """The tokens that the file says must never be chosen, each with a bias of -∞."""
-    n = ctypes.c_int32()
-    tokens = lib.llama_vocab_get_suppress_tokens(model.vocab, ctypes.byref(n))
-    return (lib.llama_logit_bias * n.value)(*((tokens[i], -math.inf) for i in range(n.value)))
-
-
-def _grammar(model: TextModel, gbnf: str) -> Pointer:
-    with log.watch() as errors:
-        pointer = lib.llama_sampler_init_grammar(model.vocab, gbnf.encode(), grammar.ROOT.encode())
-    if not pointer:
-        raise GrammarError(f"llama.cpp cannot use the grammar: {log.reason(errors)}")
-    return pointer
-
-
-def _array(candidates: np.ndarray[Any, np.dtype[Any]]) -> lib.llama_token_data_array:
-    data = ctypes.cast(candidates.ctypes.data, lib.llama_token_data_p)
-    return lib.llama_token_data_array(data, len(candidates), -1, False)
