@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
+from typing import TypeVar
 
 from diptych.engine import Engine
 from diptych.types import Output, Request
 
+T = TypeVar("T")
 _SEEDS = 2**32 - 1
 
 
@@ -32,6 +34,28 @@ async def answers(engine: Engine, request: Request, n: int) -> AsyncGenerator[tu
             yield item
 
 
+async def several(engine: Engine, requests: Sequence[Request], n: int) -> AsyncGenerator[tuple[int, Output], None]:
+    """Outputs of `n` choices of each request, numbered one request behind the other.
+
+    As many requests as there are slots are asked at a time, so that many prompts in one call do not fill the queue.
+    """
+    if len(requests) == 1:
+        async with aclosing(answers(engine, requests[0], n)) as outputs:
+            async for item in outputs:
+                yield item
+        return
+    turns = asyncio.Semaphore(engine.options.n_parallel)
+
+    async def one(i: int, request: Request) -> AsyncGenerator[tuple[int, Output], None]:
+        async with turns, aclosing(answers(engine, request, n)) as outputs:
+            async for j, output in outputs:
+                yield i * n + j, output
+
+    async with aclosing(_merged([one(i, request) for i, request in enumerate(requests)])) as merged:
+        async for _, item in merged:
+            yield item
+
+
 def _other(request: Request, i: int) -> Request:
     seed = request.sampling.seed
     sampling = request.sampling if seed is None else replace(request.sampling, seed=(seed + i) % _SEEDS)
@@ -43,11 +67,11 @@ async def _nothing() -> AsyncIterator[Output]:
     yield
 
 
-async def _merged(streams: list[AsyncIterator[Output]]) -> AsyncIterator[tuple[int, Output]]:
+async def _merged(streams: Sequence[AsyncIterator[T]]) -> AsyncGenerator[tuple[int, T], None]:
     """What comes out of any of the streams, as it comes; all are closed when one fails."""
-    items: asyncio.Queue[tuple[int, Output | BaseException | None]] = asyncio.Queue()
+    items: asyncio.Queue[tuple[int, T | BaseException | None]] = asyncio.Queue()
 
-    async def pump(i: int, stream: AsyncIterator[Output]) -> None:
+    async def pump(i: int, stream: AsyncIterator[T]) -> None:
         try:
             async for output in stream:
                 items.put_nowait((i, output))

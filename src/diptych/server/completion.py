@@ -1,0 +1,109 @@
+"""Text completions: `/completion` as llama-server has it, and `/v1/completions` as OpenAI has it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing
+
+from fastapi import APIRouter
+from fastapi import Request as Http
+from fastapi.responses import JSONResponse, Response
+
+from diptych.errors import DiptychError
+from diptych.server import generation, problems
+from diptych.server.choices import several
+from diptych.server.completion_body import CompletionBody, OpenAiCompletionBody, PromptBody
+from diptych.server.completion_form import Choice, Form, Native, OpenAi
+from diptych.server.connection import event_stream, while_connected
+from diptych.server.serving import Served, Serving
+from diptych.types import Output, Request
+
+router = APIRouter(tags=["completions"])
+NATIVE, OPENAI = "/completion", "/v1/completions"
+
+
+@router.post(NATIVE)
+@router.post("/completions", include_in_schema=False)
+async def complete(body: CompletionBody, http: Http, serving: Served) -> Response:
+    """Go on with a prompt, or with each of several, whole or as a stream."""
+    requests = body.requests(serving, http.state.scope, _name())
+    read = await asyncio.to_thread(lambda: [generation.as_read(serving, request) for request in requests])
+    return await _answer(NATIVE, body, requests, Native(body, serving, read), http, serving)
+
+
+@router.post(OPENAI)
+async def complete_as_openai(body: OpenAiCompletionBody, http: Http, serving: Served) -> Response:
+    """Go on with a prompt, or with each of several, whole or as a stream of `text_completion`s."""
+    requests = body.requests(serving, http.state.scope, name := _name())
+    return await _answer(OPENAI, body, requests, OpenAi(body, serving, name), http, serving)
+
+
+def _name() -> str:
+    return f"cmpl-{secrets.token_hex(16)}"
+
+
+async def _answer(route: str, body: PromptBody, requests: list[Request], form: Form, http: Http, serving: Serving) -> Response:
+    serving.notes.unknown(route, body.unknown)
+    completion = Completion(route, body, requests, form, serving)
+    if body.stream:
+        return await event_stream(http, completion.events(), serving.options.sse_ping_interval)
+    return JSONResponse(await while_connected(http, completion.whole()))
+
+
+class Completion:
+    """The answers to the prompts of one call, `n` to each."""
+
+    def __init__(self, route: str, body: PromptBody, requests: list[Request], form: Form, serving: Serving) -> None:
+        self._route, self._requests, self._form, self._serving = route, requests, form, serving
+        self._n = body.n
+        self._choices = [Choice(request, body.only_prompt(serving)) for request in requests for _ in range(body.n)]
+
+    async def whole(self) -> object:
+        """All of them in one body."""
+        async with aclosing(several(self._serving.engine, self._requests, self._n)) as outputs:
+            async for i, output in outputs:
+                self._choices[i].take(output)
+        self._note()
+        return self._form.whole(self._choices)
+
+    async def events(self) -> AsyncGenerator[str, None]:
+        """What comes as it comes, the end of each, and what the form has behind the last."""
+        begun = False
+        try:
+            async with aclosing(several(self._serving.engine, self._requests, self._n)) as outputs:
+                async for i, output in outputs:
+                    for event in self._told(i, output):
+                        begun = True
+                        yield _event(event)
+        except DiptychError as error:
+            if not begun:
+                raise
+            self._serving.notes.failed(self._route, self._requests[0].id, problems.status_of(error), str(error))
+            yield _event(problems.body(error))
+            return
+        self._note()
+        if (last := self._form.after(self._choices)) is not None:
+            yield _event(last)
+        if self._form.ends:
+            yield self._form.ends
+
+    def _told(self, i: int, output: Output) -> Iterator[object]:
+        choice = self._choices[i]
+        told = choice.take(output)
+        if told.text or told.tokens or told.logprobs:
+            yield self._form.part(i, choice, told)
+            choice.begun = True
+        if output.finish_reason:
+            yield self._form.end(i, choice)
+
+    def _note(self) -> None:
+        """A line in the log for each prompt."""
+        for request, choice in zip(self._requests, self._choices[:: self._n], strict=True):
+            self._serving.notes.answered(self._route, request.id, choice.last)
+
+
+def _event(data: object) -> str:
+    return f"data: {json.dumps(data, ensure_ascii=False)}\n\n"
