@@ -91,3 +91,10 @@ def test_the_budget_is_per_rendering():
     template = ChatTemplate("{% set s = 'x' * 20000000 %}{% set s = s ~ s %}{{ messages[0].content }}")
     for _ in range(5):
         assert template.render(HI) == "hi"
+
+
+def test_users_may_write_json_whatever_a_template_does_with_it():
+    """What would be a wide format is none where nothing formats it."""
+    text = '{"a": {"b": 123456}} {:>9999999999} %9999999999d'
+    template = ChatTemplate("{{ messages[0].content.strip() }}{{ messages[0].content.startswith('{') }}")
+    assert template.render(Request((Message("user", (text,)),))) == text + "True"

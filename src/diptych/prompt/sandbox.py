@@ -142,7 +142,8 @@ class _Sandbox(ImmutableSandboxedEnvironment):
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:  # noqa: ANN401 - a template's values
         """`str.format`, without widths that fill the memory."""
-        if isinstance(owner := getattr(value, "__self__", None), str) and _WIDE_FORMAT.search(owner):
+        formats = getattr(value, "__name__", "") in ("format", "format_map")  # asked of every attribute that is read
+        if formats and isinstance(owner := getattr(value, "__self__", None), str) and _WIDE_FORMAT.search(owner):
             raise jinja2.TemplateError("a format asks for too many digits")
         return super().wrap_str_format(value)
 
