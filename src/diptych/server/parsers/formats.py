@@ -18,7 +18,7 @@ _FORMATS: tuple[tuple[str, Callable[[str], Format]], ...] = (  # what all stands
     (r"<｜tool▁calls▁begin｜>", lambda source: DeepSeek(fenced="```json" in source)),
     (r"<tool_call>(?s:.*)<parameter=", lambda source: XML),
     (r"<tool_call>(?s:.*)<arg_key>", lambda source: KEYS),
-    (r"<tool_call>(\\n|\s)*\{", lambda source: Hermes()),
+    (r"<tool_call>[^<]{0,40}\{\W{0,4}name", lambda source: Hermes()),
     (r'ipython(?s:.*)"parameters": ', lambda source: Bare()),
 )
 
