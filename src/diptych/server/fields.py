@@ -25,7 +25,7 @@ _MEANT_OTHERWISE = ("user", "metadata", "store", "service_tier", "safety_identif
 class Body(BaseModel):
     """A JSON body. null is as good as absent; a field that is not known is named in the log."""
 
-    model_config = ConfigDict(extra="allow", populate_by_name=True)
+    model_config = ConfigDict(extra="allow", populate_by_name=True, allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod

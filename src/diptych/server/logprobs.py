@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from diptych.engine import Engine
 from diptych.types import Logprob
 
+_LEAST = -3.4028234663852886e38  # what llama-server tells for -∞, which JSON has no number for
+
 
 def content(engine: Engine, found: Iterable[Logprob]) -> list[dict[str, object]]:
     """`logprobs.content` of a chat."""
@@ -22,8 +24,8 @@ def legacy(engine: Engine, found: Iterable[Logprob], offset: int = 0) -> dict[st
     for one in found:
         text = engine.piece(one.token).decode(errors="replace")
         tokens.append(text)
-        values.append(one.logprob)
-        top.append({engine.piece(token).decode(errors="replace"): value for token, value in one.top})
+        values.append(max(one.logprob, _LEAST))
+        top.append({engine.piece(token).decode(errors="replace"): max(value, _LEAST) for token, value in one.top})
         offsets.append(offset)
         offset += len(text)
     return {"tokens": tokens, "token_logprobs": values, "top_logprobs": top, "text_offset": offsets}
@@ -31,4 +33,4 @@ def legacy(engine: Engine, found: Iterable[Logprob], offset: int = 0) -> dict[st
 
 def _token(engine: Engine, token: int, value: float) -> dict[str, object]:
     piece = engine.piece(token)
-    return {"id": token, "token": piece.decode(errors="replace"), "bytes": list(piece), "logprob": value}
+    return {"id": token, "token": piece.decode(errors="replace"), "bytes": list(piece), "logprob": max(value, _LEAST)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import reprlib
 from collections.abc import Mapping
 
 from fastapi import FastAPI, Request
@@ -26,6 +27,9 @@ _TYPES = {
     504: "timeout_error",
 }
 _ANTHROPIC_TYPES = {413: "request_too_large", 500: "api_error", 503: "overloaded_error"}
+_DEEP = "is nested too deeply; send it flatter"
+_shown = reprlib.Repr()  # of what may be millions of items, it looks at the first
+_shown.maxstring = _shown.maxother = 80
 ANTHROPIC = "/v1/messages"  # paths that begin so answer in Anthropic's form
 
 
@@ -34,7 +38,8 @@ def body(error: Exception, path: str = "") -> dict[str, object]:
     status = status_of(error)
     message = str(error) if isinstance(error, DiptychError | HTTPException) else f"{type(error).__name__}: {error}"
     if isinstance(error, HTTPException):
-        message = str(error.detail)
+        message = _detail(error)
+    message = message.encode(errors="replace").decode()  # half a character that a client sent cannot be sent back
     kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
     if path.startswith(ANTHROPIC):
         return {"type": "error", "error": {"type": _ANTHROPIC_TYPES.get(status, kind), "message": message}}
@@ -68,10 +73,24 @@ def install(app: FastAPI) -> None:
         assert isinstance(error, RequestValidationError)
         return response(HTTPException(400, _explained(error)), request.url.path)
 
+    async def deep(request: Request, _: Exception) -> JSONResponse:
+        return response(HTTPException(400, f"the body {_DEEP}"), request.url.path)
+
     app.add_exception_handler(DiptychError, answer)
+    app.add_exception_handler(RecursionError, deep)  # nothing here goes deep but what a client sent
     app.add_exception_handler(HTTPException, answer)
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(Exception, answer)
+
+
+def _detail(error: HTTPException) -> str:
+    """What an HTTP error says; of a body that could not be read, why."""
+    cause = error.__cause__
+    if isinstance(cause, RecursionError):
+        return f"the body {_DEEP}"
+    if isinstance(cause, ValueError):
+        return "the body is not UTF-8" if isinstance(cause, UnicodeDecodeError) else "the body holds a number of too many digits"
+    return str(error.detail)
 
 
 def _headers(error: Exception) -> Mapping[str, str] | None:
@@ -86,6 +105,6 @@ def _explained(error: RequestValidationError) -> str:
     where = ".".join(str(part) for part in first["loc"] if part != "body")
     if first["type"] == "json_invalid":
         return f"the body is not JSON: {first.get('ctx', {}).get('error', first['msg'])} at character {where}"
-    found = "" if first["type"] in ("missing", "value_error") else f", got {first.get('input')!r:.80}"
+    found = "" if first["type"] in ("missing", "value_error") else f", got {_shown.repr(first.get('input')):.80}"
     more = f" (and {len(error.errors()) - 1} more)" if len(error.errors()) > 1 else ""
     return f"{where or 'the body'}: {first['msg']}{found}{more}"
