@@ -1,12 +1,10 @@
-"""Flags made from the fields of `Options` and `Sampling`, so that each setting is declared once."""
+"""Flags made from the fields of `Options`, so that each setting is declared once."""
 
 from __future__ import annotations
 
 import inspect
 import json
 from collections.abc import Callable
-from dataclasses import replace
-from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
 
 import typer
@@ -15,7 +13,6 @@ from pydantic_core import PydanticUndefined
 
 from diptych.errors import InputError
 from diptych.options import Options, ServerOptions
-from diptych.types import Sampling
 
 # Flags beside --field-name; those of llama.cpp where it has one.
 SPELLINGS: dict[str, tuple[str, ...]] = {
@@ -49,7 +46,7 @@ TEXT = (
     "chat_template", "chat_template_file",
 )  # fmt: skip
 TRACE = ("trace", "trace_ops")
-SHARED = ("n_parallel", "kv_unified", "prefill_chunk", "max_queue", "embeddings", "pooling")
+SHARED = ("n_parallel", "kv_unified", "prefill_chunk", "max_queue", "encode_cache_mib", "embeddings", "pooling")
 SERVER = tuple(name for name in ServerOptions.model_fields if name not in Options.model_fields)
 PANELS = {"Media half": (*MEDIA, "encode_cache_mib"), "Server": SERVER, "Text half and machine": tuple(Options.model_fields)}
 
@@ -132,45 +129,5 @@ def _json(name: str, text: str) -> object:
         raise InputError(f"--{name.replace('_', '-')} takes a JSON object such as '{{\"NAME\": {{}}}}': {error}") from error
 
 
-PANEL = "Sampling"
-Temperature = Annotated[
-    float | None, typer.Option("--temp", min=0.0, help="Temperature; 0 always takes the likeliest token.", rich_help_panel=PANEL)
-]
-TopK = Annotated[int | None, typer.Option("--top-k", help="Keep the k likeliest tokens; 0 keeps all.", rich_help_panel=PANEL)]
-TopP = Annotated[
-    float | None,
-    typer.Option("--top-p", min=0.0, max=1.0, help="Keep the likeliest tokens up to this share.", rich_help_panel=PANEL),
-]
-MinP = Annotated[
-    float | None,
-    typer.Option("--min-p", min=0.0, max=1.0, help="Drop tokens below this part of the likeliest.", rich_help_panel=PANEL),
-]
-Seed = Annotated[int | None, typer.Option("--seed", "-s", help="Seed of the sampler; random when absent.", rich_help_panel=PANEL)]
-RepeatPenalty = Annotated[
-    float | None,
-    typer.Option("--repeat-penalty", min=0.0, help="Penalty on tokens seen lately; 1 is none.", rich_help_panel=PANEL),
-]
-RepeatLastN = Annotated[
-    int | None, typer.Option("--repeat-last-n", help="How many tokens count as lately; -1 all.", rich_help_panel=PANEL)
-]
-PresencePenalty = Annotated[
-    float | None, typer.Option("--presence-penalty", help="Penalty on tokens seen at all.", rich_help_panel=PANEL)
-]
-FrequencyPenalty = Annotated[
-    float | None, typer.Option("--frequency-penalty", help="Penalty by times seen.", rich_help_panel=PANEL)
-]
-Grammar = Annotated[str | None, typer.Option("--grammar", help="GBNF grammar the answer must follow.", rich_help_panel=PANEL)]
-GrammarFile = Annotated[Path | None, typer.Option("--grammar-file", help="The same from a file.", rich_help_panel=PANEL)]
-JsonSchema = Annotated[
-    str | None, typer.Option("--json-schema", "-j", help="JSON schema the answer must follow.", rich_help_panel=PANEL)
-]
 MaxTokens = Annotated[int, typer.Option("-n", "--predict", help="Most tokens to answer with; -1 up to the context.")]
 
-
-def sampling(defaults: Sampling, grammar_file: Path | None = None, **given: Any) -> Sampling:  # noqa: ANN401
-    """The model's own sampling settings with the flags that were given on top."""
-    if grammar_file is not None:
-        if not grammar_file.is_file():
-            raise InputError(f"--grammar-file {grammar_file}: no such file")
-        given["grammar"] = grammar_file.read_text()
-    return replace(defaults, **{k: v for k, v in given.items() if v is not None})

@@ -8,7 +8,7 @@ from diptych.engine import Engine
 from diptych.options import ServerOptions
 
 
-@with_options(*flags.SERVER, *flags.TEXT, *flags.SHARED, *flags.MEDIA)
+@with_options(*flags.SERVER, *flags.TEXT, *flags.SHARED, *flags.TRACE, *flags.MEDIA)
 def command(
     deployment: model.Name = None,
     text: model.Text = None,
