@@ -9,7 +9,7 @@ from pydantic import Field
 
 from diptych.errors import InputError
 from diptych.server.chat_body import StreamOptions
-from diptych.server.fields import Answering
+from diptych.server.fields import Answering, ShortText
 from diptych.server.prompts import Prompt, prompts
 from diptych.server.serving import Serving
 from diptych.types import Request
@@ -52,7 +52,7 @@ class CompletionBody(PromptBody):
     """llama-server's own form."""
 
     logprobs: _Probabilities = None
-    response_fields: Annotated[tuple[str, ...], Field(max_length=256)] = ()
+    response_fields: Annotated[tuple[ShortText, ...], Field(max_length=256)] = ()
 
     @property
     def n_likeliest(self) -> int | None:

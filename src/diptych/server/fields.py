@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from diptych.errors import InputError
 from diptych.types import MediaSettings, Request, Sampling
 
+ShortText = Annotated[str, Field(max_length=4096)]  # what has a bound is also seen to have no half characters
 _RANDOM = -1  # llama-server's seed
 _SAME = (
     "temperature", "top_k", "top_p", "min_p", "top_n_sigma", "min_keep", "xtc_probability", "xtc_threshold",
@@ -61,7 +62,7 @@ class VllmArguments(BaseModel):
 class Answering(Body):
     """How to sample and when to stop."""
 
-    model: str | None = None
+    model: ShortText | None = None
     stream: bool = False
     temperature: float | None = None
     top_k: int | None = None
@@ -100,7 +101,7 @@ class Answering(Body):
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
     n_predict: int | None = None
-    stop: Annotated[tuple[str, ...], Field(max_length=64)] | str = ()
+    stop: Annotated[tuple[ShortText, ...], Field(max_length=64)] | ShortText = ()
     stop_token_ids: Annotated[tuple[int, ...], Field(max_length=1024)] = ()
     skip_special_tokens: bool = True
     cache_prompt: bool = True

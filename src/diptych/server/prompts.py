@@ -43,8 +43,11 @@ def prompt(given: object, marker: str, where: str = "prompt") -> Prompt:
 def texts_and_tokens(given: object, where: str) -> tuple[str | int, ...]:
     """A text, or a list of texts and tokens. Raises InputError for anything else."""
     pieces = [given] if isinstance(given, str) else given
-    if not isinstance(pieces, list) or not all(isinstance(piece, str) or _is_token(piece) for piece in pieces):
-        raise InputError(f"{where} is {type(given).__name__} or holds what is neither text nor token; it must be {_FORMS}")
+    if not isinstance(pieces, list):
+        raise InputError(f"{where} is of type {type(given).__name__}; it must be {_FORMS}")
+    for piece in pieces:
+        if not isinstance(piece, str) and not _is_token(piece):
+            raise InputError(f"{where} holds something of type {type(piece).__name__}; it must be {_FORMS}")
     return tuple(pieces)
 
 
