@@ -75,7 +75,11 @@ class ReboundMedia(MediaError):
 
 
 class ContextOverflow(InputError):
-    """The prompt does not fit the context."""
+    """The prompt does not fit the context: its tokens, and those that the context holds."""
+
+    def __init__(self, message: str, n_prompt: int = 0, n_ctx: int = 0) -> None:
+        super().__init__(message)
+        self.n_prompt, self.n_ctx = n_prompt, n_ctx
 
 
 class GrammarError(InputError):

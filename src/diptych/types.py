@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 MediaKind = Literal["image", "audio", "video"]
+MediaOrigin = Literal["encoder", "cache", "kv", "client"]
 FinishReason = Literal["stop", "length", "abort", "error"]
 Json = None | bool | int | float | str | List["Json"] | Mapping[str, "Json"]
 
@@ -22,7 +23,8 @@ class Source:
     """A media part as the client sent it: bytes, or a path or URL (`data:` included), not yet fetched or decoded.
 
     `id` is the client's own name for it: with it alone an item is meant that was sent before (see `Request.scope`).
-    `chunks` are those of a part that the client has encoded already; each has its rows.
+    `chunks` are those of a part that the client has encoded already; each has its rows. `encoded` is such a part in JSON,
+    not yet checked.
     """
 
     kind: MediaKind
@@ -30,6 +32,7 @@ class Source:
     url: str | None = None
     id: str | None = None
     chunks: tuple[MediaChunk, ...] = field(default=(), repr=False)
+    encoded: Json = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -118,7 +121,8 @@ class Request:
     """One thing to answer: messages, or a `prompt` of texts, tokens and media that no template touches.
 
     `max_tokens` None means until the context is full, `logprobs` how many likeliest tokens to report beside each chosen
-    one, `max_seconds` when to give up. `tools` are functions in OpenAI's form, `template` further variables of the chat
+    one. `max_seconds` is when to give up, counted from its coming; `max_predict_seconds` counts from the first token, and ends
+    an answer that has come to a new line. `tools` are functions in OpenAI's form, `template` further variables of the chat
     template. `scope` keeps the media ids of one client from another's.
     """
 
@@ -138,6 +142,7 @@ class Request:
     cache_prompt: bool = True
     slot: int | None = None
     max_seconds: float | None = None
+    max_predict_seconds: float | None = None
     scope: str = ""
     id: str = ""
 
@@ -290,7 +295,7 @@ class MediaUse:
     size: tuple[int, int]
     used: tuple[int, int]
     n_tokens: int
-    origin: Literal["encoder", "cache", "kv", "client"]
+    origin: MediaOrigin
 
 
 @dataclass(frozen=True)

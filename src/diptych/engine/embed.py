@@ -98,15 +98,20 @@ class Embedder:
         """The sequence of a request; a prompt that begins with text ends as the vocabulary says."""
         if request.prompt is not None and not (request.prompt and isinstance(request.prompt[0], int)):
             request = replace(request, prompt=(*request.prompt, *self._text.suffix_tokens))
-        sequence = self._preparation.sequence(request, lambda _: None, time.perf_counter())
+        try:
+            sequence = self._preparation.sequence(request, lambda _: None, time.perf_counter())
+        except ContextOverflow as error:
+            raise self._too_large(error.n_prompt, error.n_ctx) from error
         if self._whole and sequence.n_prompt > self._context.n_ubatch:
-            raise ContextOverflow(
-                f"the input has {sequence.n_prompt} tokens, which is too large: the model reads it at once, at most "
-                f"{self._context.n_ubatch} tokens; shorten it, or set a larger n_ubatch where the model has room for more",
-                sequence.n_prompt,
-                self._context.n_ubatch,
-            )
+            raise self._too_large(sequence.n_prompt, self._context.n_ctx)
         return sequence
+
+    def _too_large(self, n: int, n_ctx: int) -> ContextOverflow:
+        if not self._whole:
+            return ContextOverflow(f"the input of {n} tokens is too large for n_ctx {n_ctx}; shorten it or set more", n, n_ctx)
+        most = self._context.n_ubatch
+        what = f"the input of {n} tokens is too large: the model reads it at once, and at most {most} tokens"
+        return ContextOverflow(f"{what}; shorten it, or set a larger n_ubatch where the model has room for more", n, most)
 
     def _encode(self, sequences: List[Sequence]) -> None:
         """Give every media chunk its rows."""

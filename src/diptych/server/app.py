@@ -8,11 +8,13 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-from diptych.server import chat, info, page, preview, problems
+from diptych.server import chat, completion, embeddings, encode, info, page, preview, problems, tokens
 from diptych.server.guard import Guard
 from diptych.server.serving import Serving
 
-Routers = (info.router, chat.router, preview.router, page.router)
+Routers = (
+    info.router, chat.router, completion.router, embeddings.router, tokens.router, encode.router, preview.router, page.router
+)  # fmt: skip
 
 
 def create(serving: Serving, failed: Callable[[], None] = lambda: None) -> FastAPI:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast, get_args
 
 from diptych.errors import InputError, MediaError, UnsupportedMedia
 from diptych.types import MediaKind, Message, Source, ToolCall
 
+ENCODED = "media_embedding"  # the type of a part that was encoded before
 MAX_ID = 256  # characters of a media id
 _KINDS: Mapping[str, MediaKind] = {"image_url": "image", "input_audio": "audio", "input_video": "video", "video_url": "video"}
 
@@ -69,7 +70,19 @@ def _part(given: object, where: str) -> str | Source:
         return text
     if kind in _KINDS:
         return media(_KINDS[kind], given.get(kind), where, given)
-    raise InputError(f"{where} is of type {kind!r:.40}; text, {', '.join(_KINDS)} are known (unsupported content[].type)")
+    if kind == ENCODED:
+        return encoded(given.get(kind), where)
+    raise InputError(
+        f"{where} is of type {kind!r:.40}; text, {', '.join(_KINDS)}, {ENCODED} are known (unsupported content[].type)"
+    )
+
+
+def encoded(value: Any, where: str) -> Source:  # noqa: ANN401 - JSON, which is checked where it is prepared
+    """A media part that the client has had encoded: what `/v1/media/encode` answered, or its chunks alone."""
+    kind = value.get("kind", "image") if isinstance(value, Mapping) else "image"
+    if not value or kind not in get_args(MediaKind):
+        raise MediaError(f"{where}.{ENCODED} is no answer of /v1/media/encode; send one as it came")
+    return Source(cast(MediaKind, kind), encoded=value)
 
 
 def media(kind: MediaKind, value: object, where: str, part: Mapping[str, Any] = {}) -> Source:
