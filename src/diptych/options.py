@@ -86,7 +86,7 @@ class Options(BaseSettings):
     encode_cache_mib: Annotated[
         int, Field(ge=0, description="Memory for encoded pictures, in MiB, so that none is encoded twice; 0 keeps none.")
     ] = 512
-    warmup: Annotated[bool, Field(description="Run the encoder once while loading, so that the first picture is not slower.")] = (
+    warmup: Annotated[bool, Field(description="Run both halves once while loading, so that the first answer is not slower.")] = (
         False
     )
     trace: Annotated[
@@ -130,6 +130,9 @@ class ServerOptions(Options):
     """Settings of `diptych serve`, beside those of its engine. Flags that llama-server has carry its names."""
 
     n_parallel: Annotated[int, Field(ge=1, description="Slots: sequences decoded side by side.")] = 4
+    warmup: Annotated[bool, Field(description="Run both halves once while loading, so that the first answer is not slower.")] = (
+        True
+    )
     host: Annotated[str, Field(description="Address to listen on.")] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535, description="Port to listen on; 0 takes a free one and tells which.")] = 8080
     alias: Annotated[str | None, Field(description="Name of the model in answers; by default that of its file or directory.")] = (

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from diptych import positions
-from diptych.engine.answer import Answer
+from diptych.engine.answer import Answer, Clock
 from diptych.engine.sequence import Sequence, place
 from diptych.types import Chunk, Grid, MediaChunk, Request, TextChunk
 
@@ -36,7 +36,7 @@ def sequence(chunks: List[Chunk], n_pos: int = 4, causal: bool = True, encoded: 
     """A sequence, with the rows of its pictures unless they are still to be encoded."""
     half: Any = Places(n_pos, causal)
     spans, end = place(chunks, half)
-    out = Sequence(Request(()), spans, end, n_pos, Answer(lambda _: None, (), 0.0, 0.0))
+    out = Sequence(Request(()), spans, end, n_pos, Answer(lambda _: None, (), Clock(0.0)))
     if encoded:
         for i, _, chunk in out.media:
             out.rows[i] = rows_of(chunk)

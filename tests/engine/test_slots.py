@@ -15,15 +15,22 @@ from diptych.types import Chunk, MediaChunk
 
 
 class Recorder:
-    """A cache that keeps account of what was removed; a `stubborn` one forgets whole sequences only."""
+    """A cache that keeps account of what was removed and copied; a `stubborn` one forgets whole sequences only, and a
+    `divided` one copies nothing."""
 
-    def __init__(self, stubborn: bool = False) -> None:
-        self.stubborn = stubborn
+    def __init__(self, stubborn: bool = False, divided: bool = False) -> None:
+        self.stubborn, self.divided = stubborn, divided
         self.removed: list[tuple[int, int]] = []
+        self.copied: list[tuple[int, int, int]] = []
 
     def remove(self, seq_id: int, start: int, end: int = -1) -> bool:
         self.removed.append((seq_id, start))
         return not (self.stubborn and start)
+
+    def copy(self, source: int, target: int, end: int) -> bool:
+        if not self.divided:
+            self.copied.append((source, target, end))
+        return not self.divided
 
 
 def served(slots: Slots, chunks: list[Chunk], rows: int | None = None) -> Sequence:
@@ -183,3 +190,58 @@ def test_what_is_reused_is_equal_and_never_a_part_of_a_picture(
     for one in (old, new):
         assert not any(row < n < row + chunk.n_tokens for _, row, chunk in one.media if isinstance(chunk, MediaChunk))
     assert old.position(n) == new.position(n)
+
+
+def test_what_a_running_sequence_has_decoded_is_copied_to_who_shares_it() -> None:
+    cache = Recorder()
+    slots = Slots(2, cache)
+    first = sequence([text(3), picture("a", 2, 3), text(5, first=10)])
+    slots.take(first)
+    first.cursor = 3 + 6 + 1  # it is still being prefilled
+    second = sequence([text(3), picture("a", 2, 3), text(5, first=10)])
+    slots.take(second)
+    assert cache.copied == [(first.slot, second.slot, 3 + 3 + 1)]  # up to a position, not a row
+    assert second.cursor == second.n_cached == slots.n_reused == 10
+
+
+def test_a_picture_that_is_being_decoded_is_not_copied_in_part() -> None:
+    cache = Recorder()
+    slots = Slots(2, cache)
+    first, second = (sequence([text(3), picture("a", 2, 3)]) for _ in range(2))
+    slots.take(first)
+    first.cursor = 5
+    slots.take(second)
+    assert (second.cursor, cache.copied) == (3, [(first.slot, second.slot, 3)])
+
+
+def test_where_nothing_can_be_copied_the_prompt_is_decoded_anew() -> None:
+    for cache in (Recorder(divided=True), Recorder(stubborn=True)):
+        slots = Slots(2, cache)
+        first, second = (sequence([text(9)]) for _ in range(2))
+        slots.take(first)
+        first.cursor = 9
+        slots.take(second)
+        assert second.cursor == 0
+        assert cache.removed[-1] == (second.slot, 0)
+
+
+def test_the_free_slot_that_holds_as_much_is_taken_without_a_copy() -> None:
+    cache = Recorder()
+    slots = Slots(2, cache)
+    served(slots, [text(9)])
+    slots.take(sequence([text(9), text(2, first=50)]))
+    assert cache.copied == []
+
+
+def test_a_request_may_name_its_slot_and_may_want_nothing_reused() -> None:
+    cache = Recorder()
+    slots = Slots(3, cache)
+    served(slots, [text(9)])
+    one = sequence([text(9)])
+    one.request = replace(one.request, slot=4, cache_prompt=False)
+    assert slots.is_free(4)
+    assert slots.reusable(one) == 0
+    slots.take(one)
+    assert (one.slot, one.cursor) == (1, 0)
+    assert not slots.is_free(4)
+    assert slots.is_free(None)

@@ -4,40 +4,88 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from diptych.engine.detokenize import Detokenizer
 from diptych.errors import DiptychError
-from diptych.types import FinishReason, Output, Timings, Usage
+from diptych.types import FinishReason, Logprob, MediaUse, Output, Timings, Usage
 
 Emit = Callable[[Output | DiptychError], None]
 
 
-class Answer:
-    """The answer so far. `encode_ms` and `prefill_ms` are added to by the engine; `started` is on `time.perf_counter`."""
+@dataclass
+class Clock:
+    """When a request came, got a slot and gave its first token, on `time.perf_counter`, and what it has taken so far, in
+    milliseconds. The engine adds to it."""
 
-    def __init__(self, emit: Emit, stop: tuple[str, ...], started: float, preprocess_ms: float) -> None:
-        self.encode_ms = self.prefill_ms = 0.0
+    came: float
+    preprocess_ms: float = 0.0
+    waited_ms: float = 0.0
+    encode_ms: float = 0.0
+    prefill_ms: float = 0.0
+    media_prefill_ms: float = 0.0
+    first: float | None = None
+
+    def admitted(self) -> None:
+        """It has a slot now, the first time or again."""
+        if not self.waited_ms:
+            self.waited_ms = 1e3 * (time.perf_counter() - self.came) - self.preprocess_ms
+
+    def prefilled(self, kind: str, ms: float) -> None:
+        """A step decoded rows of its prompt, of one kind."""
+        self.prefill_ms += ms
+        if kind == "media":
+            self.media_prefill_ms += ms
+
+    def timings(self, n: int) -> Timings:
+        """The timings of an answer of `n` tokens that ends now."""
+        now = time.perf_counter()
+        first = self.first if self.first is not None else now
+        decode = now - first
+        return Timings(
+            queue_ms=self.waited_ms,
+            preprocess_ms=self.preprocess_ms,
+            encode_ms=self.encode_ms,
+            prefill_ms=self.prefill_ms,
+            media_prefill_ms=self.media_prefill_ms,
+            decode_ms=1e3 * decode,
+            time_to_first_token_ms=1e3 * (first - self.came),
+            # the first token comes out of the prefill
+            tokens_per_second=(n - 1) / decode if n > 1 and decode > 0 else 0.0,
+        )
+
+
+class Answer:
+    """The answer so far, and its clock."""
+
+    def __init__(self, emit: Emit, stop: tuple[str, ...], clock: Clock) -> None:
+        self.clock = clock
+        self.has_new_line = False
         self._emit = emit
         self._text = Detokenizer(stop)
         self._tokens: list[int] = []
+        self._logprobs: list[Logprob] = []
         self._n = 0
-        self._started, self._preprocess_ms = started, preprocess_ms
-        self._first: float | None = None
 
-    def push(self, token: int, piece: bytes) -> bool:
+    def push(self, token: int, piece: bytes, logprob: Logprob | None = None) -> bool:
         """Take a token and hand out the text that is sure; True when a stop string ends the answer."""
-        if self._first is None:
-            self._first = time.perf_counter()
+        if self.clock.first is None:
+            self.clock.first = time.perf_counter()
         self._n += 1
         self._tokens.append(token)
+        if logprob is not None:
+            self._logprobs.append(logprob)
         if text := self._text.push(piece):
-            self._emit(Output(text, self._taken()))
+            self.has_new_line = self.has_new_line or "\n" in text
+            self._emit(Output(text, self._taken(), logprobs=self._reported()))
         return self._text.stopped
 
-    def finish(self, reason: FinishReason, usage: Usage) -> None:
+    def finish(self, reason: FinishReason, usage: Usage, media: tuple[MediaUse, ...] = (), slot: int | None = None) -> None:
         """Hand out the last of the text, with the usage and timings of the whole."""
         text = self._text.push(b"", final=True)
-        self._emit(Output(text, self._taken(), reason, usage, self._timings()))
+        tokens, logprobs = self._taken(), self._reported()
+        timings = self.clock.timings(self._n)
+        self._emit(Output(text, tokens, reason, usage, timings, logprobs, self._text.stopped_by, media, slot))
 
     def fail(self, error: DiptychError) -> None:
         """End with an error, which is raised where the answer is awaited."""
@@ -49,16 +97,7 @@ class Answer:
         self._tokens.clear()
         return out
 
-    def _timings(self) -> Timings:
-        now = time.perf_counter()
-        first = self._first if self._first is not None else now
-        decode = now - first
-        return Timings(
-            preprocess_ms=self._preprocess_ms,
-            encode_ms=self.encode_ms,
-            prefill_ms=self.prefill_ms,
-            decode_ms=1e3 * decode,
-            time_to_first_token_ms=1e3 * (first - self._started),
-            # the first token comes out of the prefill
-            tokens_per_second=(self._n - 1) / decode if self._n > 1 and decode > 0 else 0.0,
-        )
+    def _reported(self) -> tuple[Logprob, ...]:
+        out = tuple(self._logprobs)
+        self._logprobs.clear()
+        return out

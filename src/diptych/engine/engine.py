@@ -6,32 +6,43 @@ import asyncio
 import atexit
 import queue
 import time
-from collections.abc import AsyncGenerator, Iterable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
+from collections.abc import Sequence as List
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ParamSpec, Self, TypeVar
 
 from diptych import deploy
 from diptych.backend import open_half
-from diptych.encoder.encoder import Encoder
+from diptych.encoder.encoder import Counters, Encoder
 from diptych.engine.about import About, SlotState, about
 from diptych.engine.answer import Emit
+from diptych.engine.embed import EUCLIDEAN, Embedder, Embedding
+from diptych.engine.encode import Encoded, encode
+from diptych.engine.gate import Gate
 from diptych.engine.loop import Loop
 from diptych.engine.prepare import Preparation
+from diptych.engine.preview import Preview, preview
 from diptych.engine.sequence import Sequence
 from diptych.engine.stats import Stats
-from diptych.errors import DiptychError, EngineError, InputError
-from diptych.families.base import MediaHalf
+from diptych.errors import DiptychError, EngineError, InputError, NotSupported
+from diptych.families.base import MediaHalf, Rows
+from diptych.llama.adjust import ends
 from diptych.llama.context import Context
 from diptych.llama.model import TextModel
 from diptych.llama.sampler import default_sampling
-from diptych.options import Options
-from diptych.types import Message, Output, Request, Sampling, Source
+from diptych.media.access import Access
+from diptych.options import Options, Pooling
+from diptych.trace import Trace, open_trace
+from diptych.types import MediaSettings, Message, Output, Request, Sampling, Source
 
+P = ParamSpec("P")
+T = TypeVar("T")
 Image = str | Path | bytes | Source
 _N_WORKERS = 2  # threads that decode pictures and render templates; more would only take cores from the halves
+_N_ASIDE = 4  # threads that embed and encode without generating; most of the time they wait for others
 
 
 class Engine:
@@ -41,23 +52,41 @@ class Engine:
     `media_backend` what runs the media half, `onnx` or `mtmd`; `about` what both halves are.
     """
 
-    def __init__(self, text: TextModel, half: MediaHalf | None, options: Options) -> None:
-        """Take over both halves, which must fit each other; closing the engine closes them."""
+    def __init__(
+        self,
+        text: TextModel,
+        half: MediaHalf | None,
+        options: Options,
+        access: Access | None = None,
+        trace: Trace | None = None,
+    ) -> None:
+        """Take over both halves, which must fit each other, and the trace they were loaded with; closing the engine closes them.
+
+        `access` is what requests may name as media, by default whatever this process may read.
+        """
         self.options = options
         self.load_ms = 0.0
         self.media_backend = half.backend if half else None
         self._text, self._half = text, half
+        self._trace = trace or open_trace(options.trace, ops=options.trace_ops)
+        self._access = access or Access.local(options)
         fields: dict[str, Any] = dict(default_sampling(text.metadata))
         self.default_sampling = replace(Sampling(), **fields)
         with ExitStack() as stack:
             self._context = stack.enter_context(Context(text, options))
-            self._preparation = Preparation(text, half, self._context, options)
+            if options.warmup:
+                self._context.warm_up()
+            self._encoder = self._open_encoder(half, stack)
+            self._preparation = Preparation(text, half, self._context, options, self._access, self._known, self._trace)
             self.about: About = about(text, half, self._context, options, self._preparation.template_source)
-            self._encoder = Encoder(half, options.encode_max_patches) if half else None
-            if self._encoder:
-                stack.callback(self._encoder.close)
-            self._loop = Loop(text, self._context, self._encoder, options.n_parallel)
+            self._loop = Loop(text, self._context, self._encoder, options, self._trace)
             stack.callback(self._loop.close)
+            self._aside = ThreadPoolExecutor(_N_ASIDE, "diptych-aside")
+            stack.callback(self._aside.shutdown)
+            self._embedder = Embedder(text, self._encoder, self._preparation, options) if options.embeddings else None
+            if self._embedder:
+                stack.callback(self._embedder.close)
+            self._gate = Gate(options.n_parallel, options.max_queue)
             self._workers = ThreadPoolExecutor(_N_WORKERS, "diptych-worker")
             stack.callback(self._workers.shutdown)
             self._resources = stack.pop_all()
@@ -74,6 +103,7 @@ class Engine:
         mmproj: Path | None = None,
         hf: str | None = None,
         options: Options | None = None,
+        access: Access | None = None,
     ) -> Self:
         """Load a deployment (a directory, or `reader`, the shipped one), or the files of both halves; text alone works.
 
@@ -86,10 +116,12 @@ class Engine:
         files = _files(deployment, model, mmproj, hf, options.allow_absolute_paths)
         with ExitStack() as stack:
             text = stack.enter_context(TextModel.load(files.text_half, options))
-            half = open_half(files, options, text) if files.mmproj or files.onnx else None
+            trace = open_trace(options.trace, ops=options.trace_ops)
+            stack.callback(trace.close)
+            half = open_half(files, options, text, trace) if files.mmproj or files.onnx else None
             if half:
                 stack.callback(half.close)
-            out = cls(text, half, options)
+            out = cls(text, half, options, access, trace)
             stack.pop_all()
         out.load_ms = 1e3 * (time.perf_counter() - start)
         return out
@@ -105,16 +137,28 @@ class Engine:
             with suppress(RuntimeError):  # the event loop was closed, so nobody listens
                 loop.call_soon_threadsafe(items.put_nowait, item)
 
-        sequence = await asyncio.wrap_future(self._submit(request, emit))
-        self._loop.add(sequence)
-        try:
-            last = False
-            while not last:
-                output = _raised(await items.get())
-                last = output.finish_reason is not None
-                yield output
-        finally:
-            self._loop.abort(sequence)
+        with self._gate.inside():
+            sequence = await asyncio.wrap_future(self._submit(request, emit))
+            self._loop.add(sequence)
+            try:
+                last = False
+                while not last:
+                    output = _raised(await items.get())
+                    last = output.finish_reason is not None
+                    yield output
+            finally:
+                self._loop.abort(sequence)
+
+    async def preview(self, source: Source, settings: MediaSettings) -> Preview:
+        """How the model sees a picture; nothing is encoded for it.
+
+        Raises InputError where no half takes pictures, MediaError and its kinds for one that cannot be used, Overloaded.
+        """
+        self._check_open()
+        with self._gate.inside():
+            wanted = self._preparation.settings(settings)
+            work = self._workers.submit(preview, self._half, source, self._access, wanted, self._known)
+            return await asyncio.wrap_future(work)
 
     def ask(
         self,
@@ -147,9 +191,63 @@ class Engine:
         outputs = list(self._stream(request))
         return "".join(output.text for output in outputs), outputs[-1]
 
+    @property
+    def pooling(self) -> Pooling | None:
+        """Which rows an embedding is made of; None where the options do not ask for embeddings."""
+        return self._embedder.pooling if self._embedder else None
+
+    async def embed(self, requests: List[Request], normalize: int = EUCLIDEAN) -> list[Embedding]:
+        """The embeddings of prompts, see `Embedder.embed`. Raises NotSupported where the options do not ask for them."""
+        if self._embedder is None:
+            raise NotSupported("this engine gives no embeddings; start it with --embeddings")
+        return await self._beside(self._embedder.embed, requests, normalize)
+
+    async def encode(self, source: Source, settings: MediaSettings, scope: str = "") -> Encoded:
+        """The rows of a media part; the text half has no part in it. Raises as `generate`."""
+        return await self._beside(encode, source, settings, self._preparation, self._encoder, scope)
+
     def piece(self, token: int) -> bytes:
         """The bytes of a token, those of special tokens too. Raises EngineError for a number that is none."""
         return self._text.piece(token, special=True)
+
+    @property
+    def end_tokens(self) -> list[int]:
+        """The tokens that end an answer."""
+        return [int(token) for token in ends(self._text)]
+
+    def tokenize(self, text: str, add_special: bool = False, parse_special: bool = True) -> list[int]:
+        """The tokens of a text; `add_special` adds what the vocabulary puts before and behind one, without `parse_special`
+        special tokens in it count as text. Raises InputError for what is no text."""
+        tokens = self._text.tokenize(text, parse_special)
+        return [*self._text.prefix_tokens, *tokens, *self._text.suffix_tokens] if add_special else tokens
+
+    def detokenize(self, tokens: Iterable[int]) -> bytes:
+        """The bytes of tokens one behind the other. Raises InputError for a number that is none."""
+        found = list(tokens)
+        if bad := next((token for token in found if not 0 <= token < self._text.n_vocab), None):
+            raise InputError(f"there is no token {str(bad)[:20]}; the vocabulary has {self._text.n_vocab}, from 0 on")
+        known = {token: self.piece(token) for token in set(found)}
+        return b"".join(known[token] for token in found)
+
+    def render(self, request: Request, marker: str = "") -> str:
+        """The prompt of a request as text, with `marker` in the place of each media part. Raises InputError as `generate`."""
+        with self._gate.inside():
+            pieces = self._given(self._preparation.pieces, request).result()
+        texts = (self.piece(p).decode(errors="replace") if isinstance(p, int) else p for p in pieces)
+        return "".join(text if isinstance(text, str) else marker for text in texts)
+
+    def ids(self, request: Request) -> list[int]:
+        """The prompt of a request in tokens, and stand-ins, which are negative, for media rows; nothing is encoded.
+
+        Raises what preparing raises, save that a prompt may be of any length.
+        """
+        with self._gate.inside():
+            chunks = self._given(self._preparation.chunks, request).result()
+        return [int(number) for chunk in chunks for number in chunk.ids]
+
+    def count(self, request: Request) -> int:
+        """The tokens and media rows of a prompt, as `Usage.prompt_tokens` counts them. Raises as `ids` does."""
+        return len(self.ids(request))
 
     def slots(self) -> list[SlotState]:
         """What each slot does just now."""
@@ -157,7 +255,19 @@ class Engine:
 
     def stats(self) -> Stats:
         """What is going on now, and the counts since loading."""
-        return self._loop.stats()
+        loop = self._loop
+        return Stats(
+            running=loop.n_running,
+            waiting=loop.n_waiting,
+            preparing=max(0, self._gate.n_inside - loop.n_running - loop.n_waiting),
+            refused=self._gate.n_refused,
+            n_slots=self.options.n_parallel,
+            n_ctx=self._context.n_ctx,
+            kv_rows=loop.kv_rows,
+            n_reused=loop.n_reused,
+            encoder=self._encoder.counters if self._encoder else Counters(),
+            **vars(loop.work),
+        )
 
     def close(self) -> None:
         """End the threads, with an EngineError for who still waits, and free both halves; a second call does nothing."""
@@ -168,6 +278,7 @@ class Engine:
             self._half.close()
             self._half = None
         self._text.close()
+        self._trace.close()  # behind the media half, which has its operators to tell
 
     def __enter__(self) -> Self:
         return self
@@ -178,22 +289,54 @@ class Engine:
     def _stream(self, request: Request) -> Iterator[Output]:
         """As `generate`, without an event loop."""
         items = queue.SimpleQueue[Output | DiptychError]()
-        sequence = self._submit(request, items.put).result()
-        self._loop.add(sequence)
-        try:
-            last = False
-            while not last:
-                output = _raised(items.get())
-                last = output.finish_reason is not None
-                yield output
-        finally:
-            self._loop.abort(sequence)
+        with self._gate.inside():
+            sequence = self._submit(request, items.put).result()
+            self._loop.add(sequence)
+            try:
+                last = False
+                while not last:
+                    output = _raised(items.get())
+                    last = output.finish_reason is not None
+                    yield output
+            finally:
+                self._loop.abort(sequence)
+
+    def _open_encoder(self, half: MediaHalf | None, stack: ExitStack) -> Encoder | None:
+        if half is None:
+            return None
+        encoder = Encoder(half, self.options.encode_max_patches, self.options.encode_cache_mib * 2**20, self._trace)
+        stack.callback(encoder.close)
+        return encoder
+
+    def _known(self, key: bytes) -> Rows | None:
+        return self._encoder.known(key) if self._encoder else None
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise EngineError("the engine is closed; load it again before using it")
+
+    async def _beside(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Do something that waits for long without keeping the workers from their work."""
+
+        def call() -> T:
+            self._check_open()  # again: it may have waited
+            return work(*args, **kwargs)
+
+        self._check_open()
+        with self._gate.inside():
+            return await asyncio.wrap_future(self._aside.submit(call))
 
     def _submit(self, request: Request, emit: Emit) -> Future[Sequence]:
         """Let a worker make a sequence of a request."""
+        if not self._context.has_memory:
+            raise NotSupported("this model only embeds; ask for embeddings, or load one that generates text")
+        return self._given(self._preparation.sequence, request, emit, time.perf_counter())
+
+    def _given(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Let a worker do it."""
         if self._closed:
             raise EngineError("the engine is closed; load it again before using it")
-        return self._workers.submit(self._preparation.sequence, request, emit, time.perf_counter())
+        return self._workers.submit(work, *args, **kwargs)
 
 
 def _files(

@@ -31,11 +31,12 @@ class Inbox:
                 self._calls.put(None)
             self._closed = True
 
-    def take(self, wait: bool) -> bool:
-        """Make all calls that are there, and wait for the first where there is none if asked to; False at the end."""
+    def take(self, wait: bool, seconds: float | None = None) -> bool:
+        """Make all calls that are there, and wait for the first where there is none if asked to, at most `seconds`; False
+        at the end."""
         while True:
             try:
-                call = self._calls.get(block=wait)
+                call = self._calls.get(block=wait, timeout=seconds)
             except queue.Empty:
                 return True
             wait = False

@@ -5,20 +5,23 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import Counter, deque
+from collections import deque
 from functools import partial
 
-from diptych.encoder.encoder import Counters, Encoder, Encoding
+from diptych.encoder.encoder import Encoder, Encoding
 from diptych.engine.about import SlotState
 from diptych.engine.inbox import Inbox
+from diptych.engine.lanes import Lanes
 from diptych.engine.scheduler import Step, schedule
 from diptych.engine.sequence import Kind, Sequence
 from diptych.engine.slots import Slots
-from diptych.engine.stats import Stats
-from diptych.errors import DiptychError, EngineError, InputError
+from diptych.engine.stats import Work
+from diptych.errors import DiptychError, EngineError, InputError, TimedOut
 from diptych.llama.context import Context
 from diptych.llama.model import TextModel
 from diptych.llama.sampler import Sampler
+from diptych.options import Options
+from diptych.trace import OFF, Trace
 from diptych.types import Batch, FinishReason, TextChunk
 
 log = logging.getLogger(__name__)
@@ -27,17 +30,17 @@ log = logging.getLogger(__name__)
 class Loop:
     """Sequences that wait for a slot and that run, oldest first, and the thread that serves them.
 
-    Other threads call `add`, `abort`, `close` and `stats`; all else happens on its own.
+    Other threads call `add`, `abort`, `close` and what only looks; all else happens on its own.
     """
 
-    def __init__(self, model: TextModel, context: Context, encoder: Encoder | None, n_slots: int) -> None:
+    def __init__(self, model: TextModel, context: Context, encoder: Encoder | None, options: Options, trace: Trace = OFF) -> None:
+        self.work = Work()
         self._waiting: deque[Sequence] = deque()
         self._running: list[Sequence] = []
-        self._slots = Slots(n_slots, context)
-        self._n_slots = n_slots
-        self._calls: Counter[Kind] = Counter()
-        self._rows: Counter[Kind] = Counter()
+        self._slots = Slots(options.n_parallel, context)
+        self._n_slots, self._n_prefill = options.n_parallel, options.prefill_chunk
         self._model, self._context, self._encoder = model, context, encoder
+        self._lanes = Lanes(trace)
         self._crowded = False  # one was put back, and none has ended since
         self._inbox = Inbox()
         self._last: Kind | None = None
@@ -58,30 +61,38 @@ class Loop:
         self._inbox.close()
         self._thread.join()
 
-    def stats(self) -> Stats:
-        """The counts of this moment; those that belong together may be one step apart."""
-        kv_rows = sum(sequence.cursor for sequence in list(self._running)) + self._slots.n_idle_rows
-        return Stats(
-            len(self._running), len(self._waiting), self._n_slots, self._context.n_ctx, kv_rows, self._slots.n_reused,
-            self._calls["tokens"], self._calls["media"], self._rows["tokens"], self._rows["media"],
-            self._encoder.counters if self._encoder else Counters(),
-        )  # fmt: skip
+    @property
+    def n_running(self) -> int:
+        return len(self._running)
+
+    @property
+    def n_waiting(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def kv_rows(self) -> int:
+        """Rows of the KV cache that somebody has or has left there; shared ones count for each."""
+        return sum(sequence.cursor for sequence in list(self._running)) + self._slots.n_idle_rows
+
+    @property
+    def n_reused(self) -> int:
+        return self._slots.n_reused
 
     def slots(self) -> list[SlotState]:
         """What each slot does, as of this moment."""
         out = [SlotState() for _ in range(self._n_slots)]
         for s in list(self._running):
             if (at := s.slot) is not None:
-                done, limit = min(s.cursor, s.n_prompt), s.request.max_tokens
+                limit = s.request.max_tokens
                 left = -1 if limit is None else limit - len(s.output)
-                out[at] = SlotState(True, s.n_prompt, done, s.n_cached, len(s.output), left)
+                out[at] = SlotState(True, s.n_prompt, min(s.cursor, s.n_prompt), s.n_cached, len(s.output), left)
         return out
 
     def _run(self) -> None:
         idle = True
         while True:
             try:
-                if not self._inbox.take(wait=idle):
+                if not self._inbox.take(idle, self._expire()):
                     break
                 idle = not self._step()
             except Exception as error:  # a fault in here must not leave anyone waiting for ever
@@ -91,22 +102,42 @@ class Loop:
 
     def _step(self) -> bool:
         """One decode call and what comes of it; False when there is nothing to decode."""
+        start, before = time.perf_counter(), self.work.decode_seconds + self.work.sample_seconds
         self._admit()
-        step = schedule(self._running, self._context.n_batch, self._last)
-        if step is None:
-            return False
-        self._last = step.kind
-        self._decode(step)
-        return True
+        step = schedule(self._running, self._context.n_batch, self._last, self._n_prefill)
+        if step is not None:
+            self._last = step.kind
+            self._decode(step)
+            others = self.work.decode_seconds + self.work.sample_seconds - before
+            self.work.schedule_seconds += time.perf_counter() - start - others
+        return step is not None
+
+    def _expire(self) -> float | None:
+        """End those whose time is over; the seconds until the next one's is, if any has a limit."""
+        limited = [(s.deadline, s) for s in [*self._running, *self._waiting] if s.deadline is not None]
+        if not limited:
+            return None
+        now = time.perf_counter()
+        for sequence in [s for deadline, s in limited if deadline <= now]:
+            error = TimedOut(f"no token came within the {sequence.request.max_seconds:g} s that the request may take")
+            self._end(sequence, "length" if sequence.output else error)
+        return max(0.001, min((deadline for deadline, _ in limited if deadline > now), default=now + 1) - now)
 
     def _admit(self) -> None:
         """Give free slots to those who wait, in order, as far as the KV cache has room for what is known of them."""
-        while self._waiting and self._slots.free:
-            needed = sum(s.n_rows for s in [*self._running, self._waiting[0]])
+        for sequence in list(self._waiting):
+            if not self._slots.free:
+                return
+            if not self._slots.is_free(sequence.request.slot):
+                continue  # it waits for one slot alone, and holds nobody up
+            needed = sum(s.n_rows for s in [*self._running, sequence])
             if self._running and (self._crowded or needed > self._context.n_ctx):
                 return
-            self._running.append(sequence := self._waiting.popleft())
+            self._waiting.remove(sequence)
+            self._running.append(sequence)
             self._slots.take(sequence)
+            sequence.answer.clock.admitted()
+            self._lanes.took(sequence)
             self._encode(sequence, sequence.cursor)
 
     def _decode(self, step: Step) -> None:
@@ -120,21 +151,25 @@ class Loop:
             for sequence in step.sequences:
                 self._end(sequence, error, forget=True)
             return
+        finally:
+            end = time.perf_counter()
+            self.work.decode_seconds += end - start
         if not done:
             if not self._slots.forget_idle():
                 self._put_back()
             return
-        self._advance(step, 1e3 * (time.perf_counter() - start))
+        self._lanes.decoded(step, start, end)
+        self._advance(step, 1e3 * (end - start))
         wanting = [s for s, g in zip(step.sequences, step.batch.segments, strict=True) if g.wants_logits]
         for i, sequence in enumerate(wanting):
             self._sample(sequence, i)
 
     def _advance(self, step: Step, ms: float) -> None:
-        self._calls[step.kind] += 1
+        self.work.count(step.kind, sum(segment.n_rows for segment in step.batch.segments))
         for sequence, segment in zip(step.sequences, step.batch.segments, strict=True):
-            sequence.answer.prefill_ms += 0.0 if sequence.decoding else ms
+            if not sequence.decoding:
+                sequence.answer.clock.prefilled(step.kind, ms)
             sequence.cursor += segment.n_rows
-            self._rows[step.kind] += segment.n_rows
 
     def _separate(self, step: Step, error: InputError) -> None:
         """A batch was refused for what one sequence put into it: decode each alone, so that only that one ends."""
@@ -152,22 +187,31 @@ class Loop:
             return self._end(newest, error, forget=True)
         self._waiting.appendleft(self._running.pop())
         self._slots.give_back(newest, forget=True)
+        self.work.preemptions += 1
         self._crowded = True
 
     def _sample(self, sequence: Sequence, i: int) -> None:
         """Choose the next token from the `i`-th row of logits, and see whether it is the last."""
         assert sequence.sampler is not None
+        start = time.perf_counter()
         try:
             token = sequence.sampler.sample(self._context, i).token
         except DiptychError as error:
             return self._end(sequence, error)
+        end = time.perf_counter()
+        self.work.sample_seconds += end - start
+        self._lanes.sampled(sequence, start, end)
         sequence.output.append(token)
-        ended = self._model.is_end(token)
-        stopped = sequence.answer.push(token, b"" if ended else self._model.piece(token))
+        ended = self._model.is_end(token) or token in sequence.request.stop_tokens
+        stopped = sequence.answer.push(token, self._piece(sequence, token, ended))
         if ended or stopped:
             self._end(sequence, "stop")
-        elif len(sequence.output) == sequence.request.max_tokens or sequence.n_rows > self._context.n_ctx:
+        elif sequence.out_of_room(self._context.n_ctx_slot) or sequence.out_of_time():
             self._end(sequence, "length")
+
+    def _piece(self, sequence: Sequence, token: int, ended: bool) -> bytes:
+        """The bytes of a token for the answer; one that ends it is not part of it."""
+        return b"" if ended else self._model.piece(token, special=sequence.request.keep_special)
 
     def _add(self, sequence: Sequence) -> None:
         self._waiting.append(sequence)
@@ -186,7 +230,7 @@ class Loop:
         for i, start, chunk in sequence.media:
             if start >= row and i not in sequence.encodings:
                 assert self._encoder is not None
-                sequence.encodings[i] = encoding = self._encoder.submit(chunk)
+                sequence.encodings[i] = encoding = self._encoder.submit(chunk, sequence.request.id)
                 encoding.add_done_callback(partial(self._encoded, sequence, i, encoding))
 
     def _encoded(self, sequence: Sequence, i: int, encoding: Encoding, _future: object) -> None:
@@ -201,7 +245,8 @@ class Loop:
         if isinstance(error, DiptychError):
             return self._end(sequence, error)
         sequence.rows[i] = encoding.result()
-        sequence.answer.encode_ms += encoding.ms
+        sequence.origins[i] = encoding.origin
+        sequence.answer.clock.encode_ms += encoding.ms
 
     def _end(self, sequence: Sequence, outcome: FinishReason | DiptychError | None = None, *, forget: bool = False) -> None:
         """Take a sequence out wherever it is, and tell its client the outcome; nothing happens where it has ended already.
@@ -212,18 +257,22 @@ class Loop:
         if line is None:
             return
         line.remove(sequence)
+        slot = sequence.slot
         try:
             self._release(sequence, forget)
         finally:
             if isinstance(outcome, DiptychError):
                 sequence.answer.fail(outcome)
             elif outcome is not None:
-                sequence.answer.finish(outcome, sequence.usage)
+                sequence.answer.finish(outcome, sequence.usage, sequence.media_uses, slot)
+            else:
+                self.work.aborted += 1
 
     def _release(self, sequence: Sequence, forget: bool) -> None:
         for encoding in sequence.encodings.values():
             encoding.cancel()
-        self._slots.give_back(sequence, forget=forget)
+        self._lanes.left(sequence)
+        self._slots.give_back(sequence, forget=forget or not sequence.request.cache_prompt)
         self._crowded = False
         sequence.rows.clear()
         if sequence.sampler is not None:

@@ -3,59 +3,94 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence as List
 from dataclasses import replace
 from functools import partial
 
 from diptych import prompt
-from diptych.engine.answer import Answer, Emit
+from diptych.engine import wire
+from diptych.engine.answer import Answer, Clock, Emit
+from diptych.engine.catalogue import Catalogue, Known
 from diptych.engine.sequence import Sequence, Span, place
-from diptych.errors import ContextOverflow, InputError
+from diptych.errors import ContextOverflow, FileError, InputError
 from diptych.families.base import MediaHalf
 from diptych.llama.context import Context
 from diptych.llama.model import TextModel
-from diptych.media.load import load
+from diptych.media.access import Access
+from diptych.media.load import decoded, read
 from diptych.options import Options
-from diptych.types import MediaChunk, MediaSettings, Request, Source
+from diptych.trace import OFF, Trace
+from diptych.types import Chunk, MediaChunk, MediaSettings, Request, Source
 
 
 class Preparation:
-    """All that making sequences takes. Its one method runs on worker threads and reads the vocabulary only."""
+    """All that making sequences takes. Its methods run on worker threads, and read the vocabulary only."""
 
-    def __init__(self, text: TextModel, half: MediaHalf | None, context: Context, options: Options) -> None:
-        """A text half without a chat template gets ChatML."""
-        self._template = prompt.ChatTemplate(text.chat_template, text.bos, text.eos)
+    def __init__(
+        self,
+        text: TextModel,
+        half: MediaHalf | None,
+        context: Context,
+        options: Options,
+        access: Access | None = None,
+        known: Known = lambda _: None,
+        trace: Trace = OFF,
+    ) -> None:
+        """`access` is what media parts may name, by default whatever this process may read; `known` gives rows
+        that are cached. Without a chat template in the options
+        or the text half it is ChatML. Raises FileError for a template's file that cannot be read."""
+        self._template = prompt.ChatTemplate(_template(options) or text.chat_template, text.bos, text.eos)
         self.template_source = self._template.source
         self._text, self._half, self._options = text, half, options
-        self._n_ctx, self._n_ubatch = context.n_ctx, context.n_ubatch
+        self._access, self._catalogue, self._trace = access or Access.local(options), Catalogue(known), trace
+        self._n_ctx, self._n_ubatch = context.n_ctx_slot, context.n_ubatch
 
-    def sequence(self, request: Request, emit: Emit, started: float) -> Sequence:
-        """The sequence of a request that came at `started`.
+    def sequence(self, request: Request, emit: Emit, came: float) -> Sequence:
+        """The sequence of a request that came at `came`.
 
         Raises InputError for what cannot be served, MediaError for media that cannot be used, ContextOverflow for a
         prompt that is too long.
         """
         begun = time.perf_counter()
         _check_request(request)
-        request = replace(request, media=self._settings(request))
-        chunks = prompt.build(request, self._template, self._text, self._half, partial(self._chunks, request.media))
-        spans, end = place([chunk for chunk in chunks if chunk.n_tokens], self._half)
+        spans, end = place(self.chunks(request), self._half)
         self._check_fit(spans)
-        answer = Answer(emit, request.stop, started, 1e3 * (time.perf_counter() - begun))
-        return Sequence(request, spans, end, self._text.n_pos, answer)
+        now = time.perf_counter()
+        self._trace.complete("preprocess", "", begun, now, request=request.id)
+        clock = Clock(came, preprocess_ms=1e3 * (now - begun))
+        return Sequence(request, spans, end, self._text.n_pos, Answer(emit, request.stop, clock))
 
-    def _chunks(self, settings: MediaSettings, source: Source) -> list[MediaChunk]:
-        """Fetch, decode and preprocess a media part."""
+    def chunks(self, request: Request) -> list[Chunk]:
+        """The prompt of a request. Raises as `sequence` does."""
+        settings = self.settings(request.media)
+        chunks_of = partial(self.media_chunks, settings=settings, scope=request.scope)
+        chunks = prompt.build(request, self._template, self._text, self._half, chunks_of)
+        return [chunk for chunk in chunks if chunk.n_tokens]
+
+    def pieces(self, request: Request) -> List[str | int | Source]:
+        """The prompt of a request cut at its media, which are not looked at. Raises InputError as `sequence` does."""
+        return prompt.pieces(request, self._template, self._text, self._half)
+
+    def media_chunks(self, source: Source, settings: MediaSettings, scope: str = "") -> list[MediaChunk]:
+        """Fetch, decode and preprocess a media part, as far as that was not done before: chunks whose rows are still there
+        come with them. Raises MediaError and its kinds."""
         assert self._half is not None  # a prompt with media is refused where nothing can see them
-        return self._half.preprocess(load(source, max_pixels=self._options.media_max_pixels), settings)
+        if source.encoded is not None:
+            return list(wire.source(source.encoded, self._half, self._n_ctx).chunks)
+        if (chunks := self._catalogue.by_id(scope, source, settings)) is not None:
+            return chunks
+        data = read(source, self._access)
+        digest = self._catalogue.bind(scope, source, data)
+        if (chunks := self._catalogue.by_digest(digest, settings)) is None:
+            chunks = self._half.preprocess(decoded(source, data, self._access), settings)
+            self._catalogue.keep(digest, settings, chunks)
+        return chunks
 
-    def _settings(self, request: Request) -> MediaSettings:
-        """What the request asks of preprocessing, and the options where it says nothing."""
-        asked, options = request.media, self._options
-        return replace(
-            asked,
-            min_pixels=options.min_pixels if asked.min_pixels is None else asked.min_pixels,
-            max_pixels=options.max_pixels if asked.max_pixels is None else asked.max_pixels,
-        )
+    def settings(self, asked: MediaSettings) -> MediaSettings:
+        """What a request asks of preprocessing, and the options where it says nothing."""
+        options = self._options
+        given = MediaSettings(options.min_pixels, options.max_pixels, options.image_min_tokens, options.image_max_tokens)
+        return replace(given, **{name: value for name, value in vars(asked).items() if value})
 
     def _check_fit(self, spans: tuple[Span, ...]) -> None:
         n = sum(span.chunk.n_tokens for span in spans)
@@ -65,7 +100,9 @@ class Preparation:
             n_media = sum(span.chunk.n_tokens for span in spans if isinstance(span.chunk, MediaChunk))
             raise ContextOverflow(
                 f"the prompt has n_tokens {n}, {n_media} of them of pictures, and the context holds n_ctx {self._n_ctx}; "
-                "shorten it, lower max_pixels, or set a larger n_ctx"
+                "shorten it, lower max_pixels, or set a larger n_ctx",
+                n,
+                self._n_ctx,
             )
         for span in spans:
             if not span.causal and span.chunk.n_tokens > self._n_ubatch:
@@ -76,9 +113,19 @@ class Preparation:
 
 
 def _check_request(request: Request) -> None:
-    if not request.messages and request.prompt is None:
+    if request.prompt is None and not request.messages:
         raise InputError("the request has no messages; send at least one")
     if request.max_tokens is not None and request.max_tokens < 1:
         raise InputError(f"max_tokens is {request.max_tokens}; it must be 1 or more")
     if "" in request.stop:
         raise InputError("a stop string is empty, and would end every answer at once; leave it out")
+
+
+def _template(options: Options) -> str | None:
+    """The chat template that the options give in the place of the model's own."""
+    if options.chat_template_file is None:
+        return options.chat_template
+    try:
+        return options.chat_template_file.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise FileError(f"cannot read the chat template {options.chat_template_file}: {error}") from error

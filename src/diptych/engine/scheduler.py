@@ -19,12 +19,16 @@ class Step:
     sequences: tuple[Sequence, ...]
 
 
-def schedule(sequences: List[Sequence], n_batch: int, last: Kind | None = None) -> Step | None:
+def schedule(sequences: List[Sequence], n_batch: int, last: Kind | None = None, n_prefill: int | None = None) -> Step | None:
     """The next batch of at most `n_batch` rows, or None while all wait for the encoder.
 
     Sequences stand in the order they came, and earlier ones go first; where both kinds of batch are possible it is
-    not the `last` kind again. So every sequence comes to its end in a bounded number of steps.
+    not the `last` kind again. So every sequence comes to its end in a bounded number of steps. While somebody is being
+    answered at most `n_prefill` rows of prompts go into a step, so that the next token is not long in coming.
     """
+    n_decoding = sum(s.decoding for s in sequences)
+    if n_decoding and n_prefill is not None:
+        n_batch = min(n_batch, n_decoding + n_prefill)
     steps = [step for step in (_tokens(sequences, n_batch), _media(sequences, n_batch)) if step is not None]
     return next((step for step in steps if step.kind != last), steps[0] if steps else None)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from diptych import positions
 from diptych.families.base import MediaHalf, Rows
 from diptych.positions import Positions
-from diptych.types import Chunk, MediaChunk, Request, Segment, TextChunk, Usage
+from diptych.types import Chunk, MediaChunk, MediaOrigin, MediaUse, Request, Segment, TextChunk, Usage
 
 if TYPE_CHECKING:
     from diptych.encoder.encoder import Encoding
@@ -56,8 +57,8 @@ def place(chunks: Iterable[Chunk], half: MediaHalf | None) -> tuple[tuple[Span, 
 class Sequence:
     """The rows of a prompt and of the answer so far. `cursor` counts those that the KV cache holds.
 
-    `end` is the position behind the prompt, `rows` the encoded rows by span; a token that was sampled stands in
-    `output` at once, and is decoded in the next step.
+    `end` is the position behind the prompt, `rows` the encoded rows by span and `origins` where they came from; a token
+    that was sampled stands in `output` at once, and is decoded in the next step.
     """
 
     request: Request
@@ -71,6 +72,7 @@ class Sequence:
     output: list[int] = field(default_factory=list)
     rows: dict[int, Rows] = field(default_factory=dict)
     encodings: dict[int, Encoding] = field(default_factory=dict)
+    origins: dict[int, MediaOrigin] = field(default_factory=dict)
     sampler: Sampler | None = None
 
     @cached_property
@@ -99,7 +101,21 @@ class Sequence:
 
     @property
     def usage(self) -> Usage:
-        return Usage(self.n_prompt, sum(chunk.n_tokens for _, _, chunk in self.media), len(self.output))
+        n_media = sum(chunk.n_tokens for _, _, chunk in self.media)
+        return Usage(self.n_prompt, n_media, len(self.output), min(self.n_cached, self.n_prompt))
+
+    @property
+    def media_uses(self) -> tuple[MediaUse, ...]:
+        """What became of its media."""
+        return tuple(
+            MediaUse(chunk.kind, chunk.size, chunk.used, chunk.n_tokens, self.origins.get(i, "kv")) for i, _, chunk in self.media
+        )
+
+    @property
+    def deadline(self) -> float | None:
+        """When it has to have ended, on `time.perf_counter`."""
+        seconds = self.request.max_seconds
+        return None if seconds is None else self.answer.clock.came + seconds
 
     @property
     def kind(self) -> Kind:
@@ -122,6 +138,15 @@ class Sequence:
         if isinstance(span.chunk, MediaChunk) and self._index not in self.rows:
             return 0
         return span.row + span.chunk.n_tokens - self.cursor
+
+    def out_of_room(self, n_ctx: int) -> bool:
+        """Whether the answer is as long as it may be."""
+        return len(self.output) == self.request.max_tokens or self.n_rows > n_ctx
+
+    def out_of_time(self) -> bool:
+        """Whether the answer, at a new line, took longer than it may; llama-server's rule."""
+        limit, first = self.request.max_predict_seconds, self.answer.clock.first
+        return limit is not None and first is not None and self.answer.has_new_line and time.perf_counter() - first > limit
 
     def segment(self, n: int) -> Segment:
         """The next `n` rows, at most `n_ready`; the last row of all asks for its logits."""

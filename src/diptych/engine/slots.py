@@ -1,4 +1,4 @@
-"""Which sequence has which place in the KV cache, and what of an earlier one there can be used again."""
+"""Which sequence has which place in the KV cache, and what of another one there can be used again."""
 
 from __future__ import annotations
 
@@ -12,23 +12,34 @@ from diptych.engine.sequence import Sequence
 
 
 class Cache(Protocol):
-    """A KV cache. `remove` forgets positions `start` to `end` of a sequence, and says False where the model cannot."""
+    """A KV cache. `remove` forgets positions `start` to `end` of a sequence, and says False where the model cannot;
+    `copy` lets one sequence have the positions up to `end` of another, and says False where that cannot be done."""
 
     def remove(self, seq_id: int, start: int, end: int = -1) -> bool: ...
+    def copy(self, source: int, target: int, end: int) -> bool: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Held:
+    """Rows in the cache: their ids, and of each media chunk's first row its key and number of rows."""
+
+    ids: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    media: dict[int, tuple[bytes, int]] = field(default_factory=dict)
 
 
 @dataclass(eq=False)
 class Slot:
-    """A place in the KV cache, numbered with llama.cpp's sequence id, and the rows left in it when nobody has it.
-
-    `media` maps the first row of each media chunk to its key and number of rows.
-    """
+    """A place in the KV cache, numbered with llama.cpp's sequence id: who has it, or what is left in it."""
 
     seq_id: int
-    taken: bool = False
+    sequence: Sequence | None = None
+    left: Held = field(default_factory=Held)
     used: int = 0  # when it was last given back, in givings-back
-    ids: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
-    media: dict[int, tuple[bytes, int]] = field(default_factory=dict)
+
+    @property
+    def held(self) -> Held:
+        """What the cache holds under its number."""
+        return self.left if self.sequence is None else _held(self.sequence)
 
 
 class Slots:
@@ -42,27 +53,38 @@ class Slots:
 
     @property
     def free(self) -> list[Slot]:
-        return [slot for slot in self._slots if not slot.taken]
+        return [slot for slot in self._slots if slot.sequence is None]
 
     @property
     def n_idle_rows(self) -> int:
         """Rows left in the cache by sequences that have ended."""
-        return sum(len(slot.ids) for slot in self.free)
+        return sum(len(slot.left.ids) for slot in self.free)
+
+    def is_free(self, number: int | None) -> bool:
+        """Whether the slot of this number can be had; of None, whether any can."""
+        return bool(self.free) if number is None else self._slots[number % len(self._slots)].sequence is None
 
     def reusable(self, sequence: Sequence) -> int:
-        """The longest prefix of a sequence that a free slot holds, in rows."""
-        return max((common_prefix(slot, sequence) for slot in self.free), default=0)
+        """The longest prefix of a sequence that any slot holds, in rows."""
+        if not sequence.request.cache_prompt:
+            return 0
+        return max(common_prefix(slot.held, sequence) for slot in self._slots)
 
     def take(self, sequence: Sequence) -> None:
-        """Give a sequence the free slot with the longest common prefix, or of equal ones that idle longest."""
-        slot = max(self.free, key=lambda s: (common_prefix(s, sequence), -s.used))
-        n = common_prefix(slot, sequence)
-        if n < len(slot.ids) and not self._cache.remove(slot.seq_id, sequence.position(n)):
-            # recurrent and hybrid models cannot forget a tail alone
-            self._cache.remove(slot.seq_id, 0)
-            n = 0
-        slot.taken, slot.ids, slot.media = True, slot.ids[:0], {}
-        sequence.slot, sequence.cursor, sequence.n_cached = slot.seq_id, n, n
+        """Give a sequence the free slot with the longest common prefix, or of equal ones that idle longest.
+
+        Where another slot, whoever has it, holds more of the prefix, that is copied; no row is computed twice.
+        """
+        wanted = sequence.request.slot
+        if wanted is None:
+            slot = max(self.free, key=lambda s: (common_prefix(s.left, sequence), -s.used))
+        else:
+            slot = self._slots[wanted % len(self._slots)]
+        n = self._fill(slot, sequence) if sequence.request.cache_prompt else self._forget(slot)
+        slot.sequence, slot.left = sequence, Held()
+        sequence.slot, sequence.cursor = slot.seq_id, n
+        if not sequence.output:
+            sequence.n_cached = n
         self.n_reused += n
 
     def give_back(self, sequence: Sequence, *, forget: bool = False) -> None:
@@ -71,33 +93,51 @@ class Slots:
             return
         slot = self._slots[sequence.slot]
         self._returns += 1
-        slot.taken, slot.used = False, self._returns
+        slot.left = _held(sequence)
+        slot.sequence, slot.used = None, self._returns
         if forget:
-            self._cache.remove(slot.seq_id, 0)
-        else:
-            slot.ids = sequence.ids[: sequence.cursor]
-            slot.media = {row: (chunk.key, chunk.n_tokens) for _, row, chunk in sequence.media}
+            self._forget(slot)
         sequence.slot, sequence.cursor = None, 0
 
     def forget_idle(self) -> bool:
         """Make room: forget the rows of the slot that idles longest. False when no free slot holds any."""
-        slot = min((s for s in self.free if len(s.ids)), key=lambda s: s.used, default=None)
-        if slot is None:
-            return False
+        slot = min((s for s in self.free if len(s.left.ids)), key=lambda s: s.used, default=None)
+        if slot is not None:
+            self._forget(slot)
+        return slot is not None
+
+    def _fill(self, slot: Slot, sequence: Sequence) -> int:
+        """Leave in a slot what a sequence can use, its own or another slot's; how many rows that is."""
+        n, held = common_prefix(slot.left, sequence), len(slot.left.ids)
+        other = max(self._slots, key=lambda s: common_prefix(s.held, sequence))
+        if copied := (more := common_prefix(other.held, sequence)) > n:
+            self._forget(slot)
+            n = more if self._cache.copy(other.seq_id, slot.seq_id, sequence.position(more)) else 0
+        # recurrent and hybrid models cannot forget a tail alone, and have one in what was copied of them too
+        if (copied or n < held) and not self._cache.remove(slot.seq_id, sequence.position(n)):
+            return self._forget(slot)
+        return n
+
+    def _forget(self, slot: Slot) -> int:
+        """Empty a slot; 0, the rows that are left."""
         self._cache.remove(slot.seq_id, 0)
-        slot.ids, slot.media = slot.ids[:0], {}
-        return True
+        slot.left = Held()
+        return 0
 
 
-def common_prefix(slot: Slot, sequence: Sequence) -> int:
-    """How many rows of a sequence a slot holds: never a part of a media chunk, and never all, since logits come from
-    a row that is decoded."""
+def common_prefix(held: Held, sequence: Sequence) -> int:
+    """How many rows of a sequence are held: never a part of a media chunk, and never all, since logits come from a row
+    that is decoded."""
     ids = sequence.ids
-    n = min(len(slot.ids), len(ids))
-    differ = np.flatnonzero(slot.ids[:n] != ids[:n])
+    n = min(len(held.ids), len(ids))
+    differ = np.flatnonzero(held.ids[:n] != ids[:n])
     n = min(int(differ[0]) if len(differ) else n, len(ids) - 1)
     for _, row, chunk in sequence.media:
         # stand-ins hold 63 bits of the key only: the whole key decides
-        if row < n and (row + chunk.n_tokens > n or slot.media.get(row) != (chunk.key, chunk.n_tokens)):
+        if row < n and (row + chunk.n_tokens > n or held.media.get(row) != (chunk.key, chunk.n_tokens)):
             return row
     return n
+
+
+def _held(sequence: Sequence) -> Held:
+    return Held(sequence.ids[: sequence.cursor], {row: (chunk.key, chunk.n_tokens) for _, row, chunk in sequence.media})

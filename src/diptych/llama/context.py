@@ -15,7 +15,7 @@ from diptych.llama import log
 from diptych.llama.batch import BatchArrays
 from diptych.llama.native import Native, Pointer
 from diptych.options import Options
-from diptych.types import Batch
+from diptych.types import Batch, Segment
 
 if TYPE_CHECKING:
     from diptych.llama.model import TextModel
@@ -59,7 +59,7 @@ class Context(Native):
         self.n_outputs = max(n_outputs or 0, options.n_parallel)
         _check(model, options)
         params = _params(options, self.n_outputs)
-        params.kv_unified = options.kv_unified if unified is None else unified
+        params.kv_unified = self.unified = options.kv_unified if unified is None else unified
         with log.watch() as errors:
             pointer = lib.llama_init_from_model(model.pointer, params)
         if not pointer:
@@ -154,6 +154,21 @@ class Context(Native):
         """Forget positions `start` to `end` (-1: all behind) of a sequence; False where the model cannot (then `clear`)."""
         self.pointer  # noqa: B018 - raises when closed
         return bool(lib.llama_memory_seq_rm(self._memory, seq_id, start, end))
+
+    def warm_up(self) -> None:
+        """Decode one token and forget it, so that weights are in memory and buffers made when the first request comes."""
+        if self.has_memory:
+            zeros = np.zeros((1, 1), np.int32)
+            self.decode(Batch((Segment(0, zeros, tokens=zeros[0], wants_logits=True),)))
+            self.clear()
+
+    def copy(self, source: int, target: int, end: int) -> bool:
+        """Let one sequence have the positions up to `end` of another, without computing or storing them again; False
+        where each has a cache of its own."""
+        self.pointer  # noqa: B018 - raises when closed
+        if self.unified:
+            lib.llama_memory_seq_cp(self._memory, source, target, 0, end)
+        return self.unified
 
     def last(self, seq_id: int) -> int:
         """The largest position a sequence holds, -1 when empty."""
