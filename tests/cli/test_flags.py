@@ -10,7 +10,6 @@ import pytest
 from diptych.cli import flags
 from diptych.errors import InputError
 from diptych.options import Options
-from diptych.types import Sampling
 
 
 @pytest.fixture(autouse=True)
@@ -71,12 +70,3 @@ def test_an_options_file_that_is_missing_or_no_yaml_is_told(tmp_path: Path, monk
     monkeypatch.setenv("DIPTYCH_OPTIONS", str(tmp_path / "bad.yaml"))
     with pytest.raises(InputError, match=r"bad\.yaml"):
         seen({})
-
-
-def test_sampling_flags_go_on_top_of_the_models_own(tmp_path: Path) -> None:
-    own = Sampling(temperature=0.1, top_k=1)
-    assert flags.sampling(own, temperature=None, top_p=0.5) == Sampling(temperature=0.1, top_k=1, top_p=0.5)
-    (tmp_path / "g.gbnf").write_text('root ::= "a"')
-    assert flags.sampling(own, tmp_path / "g.gbnf").grammar == 'root ::= "a"'
-    with pytest.raises(InputError, match="no such file"):
-        flags.sampling(own, tmp_path / "missing.gbnf")

@@ -185,4 +185,4 @@ def test_a_sampler_there_is_not_is_named(text: TextModel, name: str) -> None:
 def test_a_command_line_writes_samplers_as_names_or_as_letters() -> None:
     assert chain.names("top_k; temp") == ("top_k", "temp")
     assert chain.names("edskypmxt") == chain.ORDER
-    assert chain.names("dry") == ("dry",)
+    assert [chain.names(one) for one in ("dry", "temp", "typ", "k")] == [("dry",), ("temp",), ("typ",), ("top_k",)]

@@ -130,4 +130,3 @@ def _json(name: str, text: str) -> object:
 
 
 MaxTokens = Annotated[int, typer.Option("-n", "--predict", help="Most tokens to answer with; -1 up to the context.")]
-

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +12,7 @@ import typer
 
 from diptych.cli import console, flags, model
 from diptych.cli.flags import with_options
+from diptych.cli.sampling import Given, with_sampling
 from diptych.engine import Engine
 from diptych.errors import DiptychError, InputError
 from diptych.options import Options
@@ -26,6 +27,7 @@ Audio = Annotated[
 
 
 @with_options(*flags.TEXT, *flags.MEDIA, *flags.TRACE)
+@with_sampling
 def command(
     deployment: model.Name = None,
     text: model.Text = None,
@@ -40,21 +42,10 @@ def command(
     system: Annotated[str | None, typer.Option("-sys", "--system", help="A system message.")] = None,
     max_tokens: flags.MaxTokens = -1,
     stop: Annotated[list[str] | None, typer.Option("--stop", help="End the answer before this text; repeatable.")] = None,
-    temperature: flags.Temperature = None,
-    top_k: flags.TopK = None,
-    top_p: flags.TopP = None,
-    min_p: flags.MinP = None,
-    repeat_penalty: flags.RepeatPenalty = None,
-    repeat_last_n: flags.RepeatLastN = None,
-    presence_penalty: flags.PresencePenalty = None,
-    frequency_penalty: flags.FrequencyPenalty = None,
-    seed: flags.Seed = None,
-    grammar: flags.Grammar = None,
-    grammar_file: flags.GrammarFile = None,
-    json_schema: flags.JsonSchema = None,
     as_json: console.Json = False,
     *,
     options: Options,
+    sampling: Given,
 ) -> None:
     """Ask a model about pictures, once or in a chat.
 
@@ -69,11 +60,7 @@ def command(
         absolute=options.allow_absolute_paths,
     )  # fmt: skip
     with Engine.load(files, options=options) as engine:
-        wanted = flags.sampling(
-            engine.default_sampling, grammar_file, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p, seed=seed,
-            repeat_penalty=repeat_penalty, repeat_last_n=repeat_last_n, presence_penalty=presence_penalty,
-            frequency_penalty=frequency_penalty, grammar=grammar, json_schema=json_schema,
-        )  # fmt: skip
+        wanted = replace(engine.default_sampling, **sampling)
         chat = Chat(engine, wanted, None if max_tokens < 0 else max_tokens, tuple(stop or ()), options, system)
         for path in image or ():
             chat.add("image", path)

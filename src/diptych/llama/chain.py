@@ -122,9 +122,9 @@ class _Window:
 
 def names(samplers: str) -> tuple[str, ...]:
     """Samplers as a command line writes them: names between semicolons, or one letter each (`edskypmxt`)."""
-    if ";" not in samplers and samplers and set(samplers) <= set(_LETTERS):
-        return tuple(_LETTERS[c] for c in samplers)
-    return tuple(name.strip() for name in samplers.split(";") if name.strip())
+    listed = tuple(name.strip() for name in samplers.split(";") if name.strip())
+    letters = len(listed) == 1 and set(listed[0]) <= set(_LETTERS) and listed[0] not in _ALIASES
+    return tuple(_LETTERS[c] for c in listed[0]) if letters else listed
 
 
 def sampler(name: str) -> str:
