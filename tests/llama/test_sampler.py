@@ -13,10 +13,11 @@ import pytest
 
 import tiny
 from diptych.errors import EngineError, FileError, GrammarError, InputError
+from diptych.llama.candidates import log_probabilities
 from diptych.llama.context import Context
 from diptych.llama.model import TextModel
 from diptych.llama.sampler import Sampler, default_sampling
-from diptych.types import Batch, Sampling, Segment
+from diptych.types import Batch, Logprob, Sampling, Segment
 from text_half import random, write_text
 
 GREEDY = Sampling(temperature=0)
@@ -142,6 +143,62 @@ def test_tokens_that_the_file_suppresses_are_never_chosen(text: TextModel, logit
         assert sampler.sample(logits, 1).token == best[2]
 
 
+@pytest.mark.parametrize("n", [0, 1, 7, 10_000])
+def test_log_probabilities_are_those_of_the_models_own_logits(text: TextModel, logits: Context, n: int) -> None:
+    expected = np.log(softmax(logits.logits(1).astype(np.float64)))
+    best = np.argsort(-expected)[:n].tolist()
+    for sampling in (GREEDY, Sampling(seed=1, temperature=2, top_k=3, logit_bias=((9, 100.0),))):
+        with Sampler(text, sampling) as sampler:
+            choice = sampler.sample(logits, 1, n)
+        assert choice.logprob is not None
+        assert choice.logprob.token == choice.token
+        assert choice.logprob.logprob == pytest.approx(expected[choice.token], abs=1e-5)
+        assert [token for token, _ in choice.logprob.top] == best
+        assert [p for _, p in choice.logprob.top] == pytest.approx(expected[best], abs=1e-5)
+    with Sampler(text, GREEDY) as sampler:
+        assert sampler.sample(logits, 1).logprob is None
+
+
+def test_the_likeliest_of_a_large_vocabulary_are_found(text: TextModel) -> None:
+    for seed in range(20):
+        row = (np.random.default_rng(seed).standard_normal(50_000 + seed) * 3).astype(np.float32)
+        row[-1] = 50 - seed  # behind the last whole group
+        for n in (1, 5, 40, 150, 600):
+            own, top = log_probabilities(row, 3, n)
+            expected = row - row.max() - np.log(np.exp(row - row.max(), dtype=np.float64).sum())
+            assert [token for token, _ in top] == np.argsort(-row, kind="stable")[:n].tolist()
+            assert own == pytest.approx(expected[3], abs=1e-5)
+
+
+def test_probabilities_behind_the_chain_are_of_what_is_left(text: TextModel, logits: Context) -> None:
+    p = softmax(logits.logits(1) / np.float32(0.7))
+    best = np.argsort(-p)[:3]
+    with Sampler(text, Sampling(temperature=0.7, top_k=3, top_p=1, min_p=0, seed=4)) as sampler:
+        choice = sampler.sample(logits, 1, 10, after_chain=True)
+    assert choice.logprob is not None
+    assert dict(choice.logprob.top) == pytest.approx({int(t): np.log(p[t] / p[best].sum()) for t in best}, abs=1e-5)
+    assert choice.logprob.logprob == dict(choice.logprob.top)[choice.token]
+    with Sampler(text, Sampling(temperature=1, top_k=0, xtc_probability=1, xtc_threshold=0.004)) as sampler:
+        left = sampler.sample(logits, 1, 3, after_chain=True).logprob
+    assert left is not None
+    assert left.top[0][0] != best[0], "XTC leaves out the likeliest, by moving the beginning"
+    with Sampler(text, GREEDY) as sampler:
+        assert sampler.sample(logits, 1, 3, after_chain=True).logprob == Logprob(int(best[0]), 0.0, ((int(best[0]), 0.0),))
+
+
+def test_own_changes_come_before_the_chain_and_see_prompt_and_answer(text: TextModel, logits: Context) -> None:
+    order = np.argsort(logits.logits(1))[::-1].tolist()
+    with Sampler(text, Sampling(temperature=0, repetition_penalty=1e5)) as sampler:
+        sampler.feed(order[:2])
+        assert [sampler.sample(logits, 1).token for _ in range(2)] == order[2:4]
+    with Sampler(text, Sampling(temperature=0, no_repeat_ngram_size=2)) as sampler:
+        sampler.feed([order[0], order[0]])
+        seen = [sampler.sample(logits, 1).token for _ in range(4)]
+    assert seen == [order[0], order[0], order[1], order[0]], "the prompt does not count, each pair comes once"
+    with Sampler(text, Sampling(temperature=0, logit_bias=((order[5], 100.0),))) as sampler:
+        assert sampler.sample(logits, 1).token == order[5]
+
+
 def test_logits_that_are_not_numbers_are_an_error(text: TextModel, logits: Context, monkeypatch: pytest.MonkeyPatch) -> None:
     spoiled = logits.logits(0)
     spoiled[5] = np.nan
@@ -189,8 +246,12 @@ def test_defaults_come_from_the_file() -> None:
         "general.sampling.temp": "0.1",
         "general.sampling.top_k": "1",
         "general.sampling.penalty_repeat": "1.050000",
+        "general.sampling.sequence": "top_k;temp",
         "x": "y",
     }
-    assert default_sampling(metadata) == {"temperature": 0.1, "top_k": 1, "repeat_penalty": 1.05}
+    expected = {"temperature": 0.1, "top_k": 1, "repeat_penalty": 1.05, "samplers": ("top_k", "temperature")}
+    assert default_sampling(metadata) == expected
+    with pytest.raises(FileError, match=r"general\.sampling\.sequence is 'magic', which is not a list of samplers"):
+        default_sampling({"general.sampling.sequence": "magic"})
     with pytest.raises(FileError, match=r"general\.sampling\.top_p is 'much'"):
         default_sampling({"general.sampling.top_p": "much"})
