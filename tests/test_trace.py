@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import resource
@@ -16,7 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
+from diptych.engine import Engine
 from diptych.errors import InputError, OutputError
 from diptych.options import Options
 from diptych.trace import OFF, Trace, open_trace
@@ -214,3 +217,35 @@ def test_operators_without_a_trace_are_refused(tmp_path: Path) -> None:
     trace = open_trace(tmp_path / "t.json", ops=True)
     assert trace.ops
     trace.close()
+
+
+def test_an_engine_tells_what_a_request_did_in_lanes_that_do_not_cross(tmp_path: Path) -> None:
+    path = tmp_path / "trace.json"
+    with Engine.load("reader", options=Options(threads=1, n_ctx=512, trace=path, trace_ops=True)) as engine:
+        engine.ask("Read the text.", [picture()], max_tokens=4, ignore_eos=True)
+    named = lanes(path)
+    by_lane: dict[str, list[dict[str, Any]]] = {}
+    for event in sorted(events(path), key=lambda e: (e["ts"], -e["dur"])):
+        by_lane.setdefault(named[event["tid"]], []).append(event)
+    names = {lane: {e["name"] for e in spans} for lane, spans in by_lane.items()}
+    assert names["worker_0"] == {"preprocess"}
+    assert names["encoder"] == {"encode", "join"}
+    assert {"prefill", "media prefill", "decode", "sample"} <= names["slot 0"]
+    assert {"decode tokens", "decode media"} <= names["engine"]
+    for spans in by_lane.values():
+        open_until: list[float] = []
+        for span in spans:
+            while open_until and open_until[-1] <= span["ts"] + 0.002:  # µs
+                open_until.pop()
+            end = span["ts"] + span["dur"]
+            assert not open_until or end <= open_until[-1] + 0.002
+            open_until.append(end)
+    (run,) = (e for e in by_lane["encoder"] if e["name"] == "encode")
+    inside = [e for e in by_lane["encoder operators"] if run["ts"] <= e["ts"] <= run["ts"] + run["dur"]]
+    assert sum(e["dur"] for e in inside) > 0.5 * run["dur"]
+
+
+def picture() -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (280, 140), "white").save(file, "PNG")
+    return file.getvalue()
