@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import secrets
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 
 from fastapi import APIRouter
@@ -13,7 +12,7 @@ from fastapi import Request as Http
 from fastapi.responses import JSONResponse, Response
 
 from diptych.errors import DiptychError
-from diptych.server import generation, problems
+from diptych.server import problems
 from diptych.server.choices import several
 from diptych.server.completion_body import CompletionBody, OpenAiCompletionBody, PromptBody
 from diptych.server.completion_form import Choice, Form, Native, OpenAi
@@ -30,8 +29,7 @@ NATIVE, OPENAI = "/completion", "/v1/completions"
 async def complete(body: CompletionBody, http: Http, serving: Served) -> Response:
     """Go on with a prompt, or with each of several, whole or as a stream."""
     requests = body.requests(serving, http.state.scope, _name())
-    read = await asyncio.to_thread(lambda: [generation.as_read(serving, request) for request in requests])
-    return await _answer(NATIVE, body, requests, Native(body, serving, read), http, serving)
+    return await _answer(NATIVE, body, requests, Native(body, serving), http, serving)
 
 
 @router.post(OPENAI)
@@ -67,6 +65,8 @@ class Completion:
             async for i, output in outputs:
                 self._choices[i].take(output)
         self._note()
+        for choice in self._choices:
+            await self._form.look_up(choice)
         return self._form.whole(self._choices)
 
     async def events(self) -> AsyncGenerator[str, None]:
@@ -75,7 +75,7 @@ class Completion:
         try:
             async with aclosing(several(self._serving.engine, self._requests, self._n)) as outputs:
                 async for i, output in outputs:
-                    for event in self._told(i, output):
+                    async for event in self._told(i, output):
                         begun = True
                         yield _event(event)
         except DiptychError as error:
@@ -90,13 +90,14 @@ class Completion:
         if self._form.ends:
             yield self._form.ends
 
-    def _told(self, i: int, output: Output) -> Iterator[object]:
+    async def _told(self, i: int, output: Output) -> AsyncIterator[object]:
         choice = self._choices[i]
         told = choice.take(output)
         if told.text or told.tokens or told.logprobs:
             yield self._form.part(i, choice, told)
             choice.begun = True
         if output.finish_reason:
+            await self._form.look_up(choice)
             yield self._form.end(i, choice)
 
     def _note(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -29,6 +30,7 @@ class Choice:
     tokens: list[int] = field(default_factory=list)
     logprobs: list[Logprob] = field(default_factory=list)
     last: Output = field(default_factory=lambda: Output(""))
+    prompt: str = ""  # as the model reads it, once that was asked for
 
     def take(self, output: Output) -> Output:
         """Add an output; what a stream tells of it."""
@@ -49,6 +51,10 @@ class Form(Protocol):
 
     ends: str  # of a stream
 
+    async def look_up(self, choice: Choice) -> None:
+        """Get what else is told of a choice that has ended."""
+        ...
+
     def whole(self, choices: Sequence[Choice]) -> object: ...
     def part(self, i: int, choice: Choice, output: Output) -> Event: ...
     def end(self, i: int, choice: Choice) -> Event: ...
@@ -56,12 +62,15 @@ class Form(Protocol):
 
 
 class Native:
-    """llama-server's: an object an answer, with all that is known of it. `prompts` are the texts of the prompts."""
+    """llama-server's: an object an answer, with all that is known of it."""
 
     ends = ""
 
-    def __init__(self, body: CompletionBody, serving: Serving, prompts: Sequence[str]) -> None:
-        self._body, self._serving, self._prompts = body, serving, prompts
+    def __init__(self, body: CompletionBody, serving: Serving) -> None:
+        self._body, self._serving = body, serving
+
+    async def look_up(self, choice: Choice) -> None:
+        choice.prompt = await asyncio.to_thread(generation.as_read, self._serving, choice.request)
 
     def whole(self, choices: Sequence[Choice]) -> object:
         found = [
@@ -93,7 +102,7 @@ class Native:
         body, serving = self._body, self._serving
         told = generation.final(serving, body, choice.request, choice.last, choice.text)
         told = {
-            "index": i, "content": text, "tokens": list(tokens), **told, "prompt": self._prompts[i // body.n],
+            "index": i, "content": text, "tokens": list(tokens), **told, "prompt": choice.prompt,
             **self._probabilities(choice.logprobs),
         }  # fmt: skip
         return _picked(told, body.response_fields) if body.response_fields else told
@@ -116,6 +125,9 @@ class OpenAi:
             "model": body.model or serving.name,
             "system_fingerprint": serving.fingerprint,
         }
+
+    async def look_up(self, choice: Choice) -> None:
+        pass
 
     def whole(self, choices: Sequence[Choice]) -> object:
         found = [self._choice(i, c, c.text, c.logprobs, c.last.finish_reason, first=True) for i, c in enumerate(choices)]

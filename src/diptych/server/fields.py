@@ -90,7 +90,11 @@ class Answering(Body):
     dry_sequence_breakers: Annotated[list[str] | None, Field(max_length=64)] = None
     no_repeat_ngram_size: int | None = None
     samplers: list[str] | str | None = None
-    logit_bias: dict[str, float] | list[tuple[int | str, float | bool]] | None = None
+    logit_bias: (
+        Annotated[dict[str, float], Field(max_length=10_000)]
+        | Annotated[list[tuple[int | str, float | bool]], Field(max_length=10_000)]
+        | None
+    ) = None
     ignore_eos: bool | None = None
     min_tokens: int | None = None
     seed: int | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from diptych.errors import InputError
 from diptych.media.recognise import recognise
@@ -11,6 +11,7 @@ from diptych.types import MediaKind, Source
 
 Prompt = tuple[str | int | Source, ...]
 MAX_PROMPTS = 1024  # in one request
+MAX_CHARACTERS = 2**22  # of a prompt: more than any context holds, and tokenising takes seconds
 _FORMS = (
     'a string, a list of tokens, a list of strings and tokens, {"prompt_string": …, "multimodal_data": [base64, …]}, '
     "or a list of these"
@@ -48,6 +49,7 @@ def texts_and_tokens(given: object, where: str) -> tuple[str | int, ...]:
     for piece in pieces:
         if not isinstance(piece, str) and not _is_token(piece):
             raise InputError(f"{where} holds something of type {type(piece).__name__}; it must be {_FORMS}")
+    _check_length(pieces, where)
     return tuple(pieces)
 
 
@@ -65,6 +67,7 @@ def _marked(given: Mapping[str, object], marker: str, where: str) -> Prompt:
         return prompt(text, marker, f"{where}.prompt_string")
     if not isinstance(text, str) or not isinstance(data, list):
         raise InputError(f"{where}.prompt_string must be a string and {where}.multimodal_data a list beside it")
+    _check_length([text], where)
     texts = text.split(marker)
     if len(texts) - 1 != len(data):
         raise InputError(
@@ -74,6 +77,11 @@ def _marked(given: Mapping[str, object], marker: str, where: str) -> Prompt:
     found = [_media(item, f"{where}.multimodal_data[{i}]") for i, item in enumerate(data)]
     pieces = [texts[0], *(piece for pair in zip(found, texts[1:], strict=True) for piece in pair)]
     return tuple(piece for piece in pieces if piece != "")
+
+
+def _check_length(pieces: Iterable[str | int], where: str) -> None:
+    if (n := sum(len(piece) for piece in pieces if isinstance(piece, str))) > MAX_CHARACTERS:
+        raise InputError(f"{where} has {n:,} characters, and {MAX_CHARACTERS:,} is the most; send less")
 
 
 def _media(item: object, where: str) -> Source:

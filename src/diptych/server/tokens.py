@@ -10,14 +10,12 @@ from fastapi import Request as Http
 from pydantic import Field
 
 from diptych.engine import Engine
-from diptych.errors import InputError
 from diptych.server import prompts
 from diptych.server.chat_body import ChatBody
 from diptych.server.fields import Body
 from diptych.server.serving import Served
 
 router = APIRouter(tags=["tokens"])
-MAX_CHARACTERS = 2**22  # that are tokenised in one go
 MAX_TOKENS = 2**20
 
 
@@ -70,8 +68,6 @@ async def input_tokens(body: ChatBody, http: Http, serving: Served) -> dict[str,
 def _tokens(body: TokenizeBody, engine: Engine) -> list[int] | list[dict[str, object]]:
     """Special tokens of the vocabulary are added to a text, or to the text that a list begins with."""
     given = prompts.texts_and_tokens("" if body.content is None else body.content, "content")
-    if sum(len(piece) for piece in given if isinstance(piece, str)) > MAX_CHARACTERS:
-        raise InputError(f"content has more than {MAX_CHARACTERS:,} characters; send it in parts")
     out: list[int] = []
     for i, piece in enumerate(given):
         special = body.add_special and i == 0
