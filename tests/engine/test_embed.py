@@ -117,10 +117,10 @@ def test_a_prompt_gives_the_same_in_pieces_of_any_size(
     engine_wide = embedder(pooling=pooling)
     wanted = [prompt(*parts) for parts in PROMPTS.values()]
     expected = engine_wide.embed(wanted)
-    for n_batch, logits_bytes in ((16, 2**20), (64, 1)):
+    for n_batch, logits_bytes in ((3, 2**20), (16, 2**20), (64, 1)):
         monkeypatch.setattr("diptych.engine.embed._LOGITS_BYTES", logits_bytes)
         narrow = embedder(pooling=pooling, n_batch=n_batch)
-        assert narrow._context.n_outputs == 16
+        assert narrow._n_given == min(n_batch, 16)
         for a, b in zip(expected, narrow.embed(wanted), strict=True):
             np.testing.assert_allclose(a.rows, b.rows, rtol=0, atol=2e-6)
 
@@ -137,7 +137,7 @@ def test_a_picture_whose_rows_all_see_each_other_is_not_cut(
     expected = embedder(engine, pooling=pooling).embed(wanted)
     monkeypatch.setattr("diptych.engine.embed._LOGITS_BYTES", 1)
     narrow = embedder(engine, pooling=pooling)
-    assert narrow._context.n_outputs == 16
+    assert narrow._n_given == 16
     for a, b, c in list(zip(expected, narrow.embed(wanted), causal, strict=True))[:2]:
         np.testing.assert_allclose(a.rows, b.rows, rtol=0, atol=2e-6)
         assert abs(a.rows - c.rows).max() > 1e-4
@@ -258,9 +258,9 @@ def test_a_model_that_only_embeds_equals_transformers(bert: Callable[..., Any], 
 
 
 def test_what_a_model_reads_at_once_has_a_limit_that_is_told(bert: Callable[..., Any]) -> None:
-    for options, limit in (({}, 64), ({"n_ubatch": 20}, 20)):  # its 64 positions, and n_ubatch
+    for options, limit in (({}, 64), ({"n_ubatch": 20}, 20), ({"n_ubatch": 8}, 8)):  # its 64 positions, and n_ubatch
         made, _, _ = bert(**options)
-        assert len(made.embed([prompt("hello " * (limit - 2))])) == 1
+        assert len(made.embed([prompt("hello " * (limit - 2)), *[prompt("hello " * i) for i in range(6)]])) == 7
         with pytest.raises(ContextOverflow, match=rf"{limit + 1} tokens is too large.* at most {limit}"):
             made.embed([prompt("hello " * (limit - 1))])
 

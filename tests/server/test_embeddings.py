@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,22 +10,10 @@ from typing import Any
 import numpy as np
 import openai
 import pytest
-from PIL import Image
+from sending import picture, url
 from sites import EXACT, Serve, Site, site
 
 import tiny_bert
-
-
-def picture(seed: int = 0) -> str:
-    """A PNG in base64."""
-    small = np.random.default_rng(seed).integers(0, 256, (6, 8, 3)).astype(np.uint8)
-    out = io.BytesIO()
-    Image.fromarray(small).resize((112, 84), Image.Resampling.NEAREST).save(out, "PNG")
-    return base64.b64encode(out.getvalue()).decode()
-
-
-def url(seed: int = 0) -> dict[str, Any]:
-    return {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{picture(seed)}"}}
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +114,8 @@ def test_what_is_no_input_is_refused_and_the_next_is_served(bert: Site, given: A
 @pytest.mark.parametrize(
     "fields",
     [
-        {"encoding_format": "base32"}, {"embd_normalize": -2}, {"embd_normalize": "much"}, {"dimensions": 12}, {"dimensions": 0},
+        {"encoding_format": "base32"}, {"embd_normalize": -2}, {"embd_normalize": 10**400},
+        {"embd_normalize": "much"}, {"dimensions": 12}, {"dimensions": 0},
         {"media": {"min_tokens": 0}},
     ],
 )  # fmt: skip

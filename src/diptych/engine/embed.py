@@ -40,7 +40,7 @@ class Embedding:
 
 
 class Embedder:
-    """Embeds prompts, those of one call side by side. Any thread may call it; one is served at a time.
+    """Embeds prompts, those of one call side by side. Any thread may call it; they take turns.
 
     `pooling` is which rows an embedding is made of: `none` leaves them as they are, as llama-server does where neither
     the options nor the model says.
@@ -53,7 +53,8 @@ class Embedder:
         self._options = options.model_copy(update={"n_parallel": options.n_parallel if text.recurrent else _N_SEQ})
         self._lock = threading.Lock()
         self._closed = False
-        self._context = self._opened(min(options.n_batch, max(_N_SEQ, _LOGITS_BYTES // (4 * text.n_vocab))))
+        most = 0 if self.pooling == "last" else _LOGITS_BYTES // (4 * text.n_vocab)
+        self._context = self._opened(min(options.n_batch, max(_N_SEQ, most)))
 
     def embed(self, requests: List[Request], normalize: int = EUCLIDEAN) -> list[Embedding]:
         """The embedding of each prompt; equal prompts are computed once. `normalize` is as in `normalized`.
@@ -61,14 +62,16 @@ class Embedder:
         Raises what preparing and encoding raise, ContextOverflow for a prompt that is too long, EngineError when
         decoding fails or once closed.
         """
+        self._check_open()
         sequences = [self._prepared(request) for request in requests]
         self._encode(sequences)
         names = [_name(sequence) for sequence in sequences]
         distinct = dict(zip(names, sequences, strict=True))
-        with self._lock:
-            if self._closed:
-                raise EngineError("the engine is closed; load it again before using it")
-            found = [rows for group in self._grouped(list(distinct.values())) for rows in self._run(group)]
+        found: list[NDArray[np.float32]] = []
+        for group in self._grouped(list(distinct.values())):
+            with self._lock:  # between two groups others have their turn
+                self._check_open()
+                found += self._run(group)
         if self.pooling != "none":
             found = [normalized(rows, normalize) for rows in found]
         by_name = dict(zip(distinct, found, strict=True))
@@ -80,6 +83,10 @@ class Embedder:
             self._closed = True
             self._context.close()
 
+    def _check_open(self) -> None:
+        if self._closed:
+            raise EngineError("the engine is closed; load it again before using it")
+
     def _opened(self, n_outputs: int) -> Context:
         """A context that gives the hidden states of `n_outputs` rows in one call."""
         context = Context(self._text, self._options, unified=True, n_outputs=n_outputs)
@@ -88,6 +95,11 @@ class Embedder:
         context.close()
         n = min(self._options.n_ubatch, self._text.n_ctx_train)  # behind that there are no positions
         return Context(self._text, self._options.model_copy(update={"n_batch": n, "n_ubatch": n}), n_outputs=n)
+
+    @property
+    def _n_given(self) -> int:
+        """The most rows whose hidden states one call gives."""
+        return min(self._context.n_outputs, self._context.n_batch)
 
     @property
     def _whole(self) -> bool:
@@ -123,7 +135,7 @@ class Embedder:
 
     def _grouped(self, sequences: List[Sequence]) -> list[list[Sequence]]:
         """Sequences that go side by side: as many as fit one call, so that each is as quick as alone."""
-        most = self._context.n_outputs if self._whole else self._context.n_batch
+        most = self._n_given if self._whole else self._context.n_batch
         groups: list[list[Sequence]] = []
         for sequence in sequences:
             if not groups or len(groups[-1]) == self._options.n_parallel or _n_rows([*groups[-1], sequence]) > most:
@@ -149,14 +161,14 @@ class Embedder:
         """See that the hidden states of a picture whose rows all see each other can be given at once."""
         spans = [s for sequence in group for s in (sequence.spans[-1:] if self.pooling == "last" else sequence.spans)]
         n = max((span.chunk.n_tokens for span in spans if not span.causal), default=0)
-        if n > self._context.n_outputs:
+        if n > self._n_given:
             self._context.close()
             self._context = self._opened(n)
 
     def _step(self, waiting: List[Sequence], pools: List[Pool]) -> bool:
         """Decode the next rows of the first and of those that can go with it; False where the cache has no room."""
         first, gives = waiting[0], self._gives(waiting[0])
-        room = self._context.n_outputs if gives else self._context.n_batch
+        room = self._n_given if gives else self._context.n_batch
         going: list[tuple[Sequence, Segment]] = []
         for sequence in waiting if first.causal else [first]:
             alike = (sequence.kind, sequence.causal, self._gives(sequence)) == (first.kind, first.causal, gives)

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from diptych.errors import EngineError, InputError
 from diptych.options import Pooling
 
+MAX_NORM = 1000  # a p-norm of that is the largest number
 _INT16 = 32760.0  # what llama.cpp scales the largest number to
 Rows = NDArray[np.float32]
 
@@ -45,9 +46,9 @@ class Pool:
 
 def normalized(rows: Rows, norm: int) -> Rows:
     """Each row over its norm, as llama-server has them: -1 leaves it, 0 makes its largest number that of an int16, 1 is
-    the taxicab norm, 2 the Euclidean, and any other number p the p-norm. Raises InputError for a number below -1."""
-    if norm < -1:
-        raise InputError(f"embd_normalize is {norm}; it is -1 for none, 0 for int16, or the p of a norm from 1 on")
+    the taxicab norm, 2 the Euclidean, and any other number p the p-norm. Raises InputError for any other."""
+    if not -1 <= norm <= MAX_NORM:
+        raise InputError(f"embd_normalize is {str(norm)[:20]}; it is -1 for none, 0 for int16, or the p of a norm to {MAX_NORM}")
     if norm == -1:
         return rows
     exact = rows.astype(np.float64)

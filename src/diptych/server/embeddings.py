@@ -14,6 +14,7 @@ from fastapi import Request as Http
 from pydantic import Field
 
 from diptych.engine.embed import EUCLIDEAN, Embedding
+from diptych.engine.pool import MAX_NORM
 from diptych.engine.wire import encoded_array
 from diptych.errors import InputError, NotSupported
 from diptych.server import parts, prompts
@@ -35,7 +36,7 @@ class EmbeddingsBody(Body):
     input: Any = None
     content: Any = None
     encoding_format: Literal["float", "base64"] = "float"
-    embd_normalize: Annotated[int, Field(ge=-1)] = EUCLIDEAN
+    embd_normalize: Annotated[int, Field(ge=-1, le=MAX_NORM)] = EUCLIDEAN
     dimensions: Annotated[int | None, Field(ge=1)] = None
     media: MediaLimits = MediaLimits()
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sending import picture, url
 from sites import Site
-from test_embeddings import picture, url
 
 CHAT = "/v1/chat/completions"
 
