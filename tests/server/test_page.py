@@ -57,7 +57,8 @@ def test_every_file_is_sent_with_strict_headers_and_once(served) -> None:
     assert sorted(names) == sorted(f"page/{path.name}" for path in FOLDER.iterdir() if path.suffix != ".html"), "all in one go"
     for answer in (page, *(served.get(f"/{name}") for name in names)):
         policy = answer.headers["content-security-policy"]
-        assert "default-src 'none'" in policy and "unsafe" not in policy
+        assert "default-src 'none'" in policy
+        assert "unsafe" not in policy
         assert answer.headers["x-content-type-options"] == "nosniff"
         assert answer.headers["referrer-policy"] == "no-referrer"
         again = served.get(str(answer.url), headers={"if-none-match": answer.headers["etag"]})
@@ -170,7 +171,7 @@ def test_timings_are_shown(at) -> None:
     at.give("note.png")
     timings = at.ask().locator(".timings")
     line = timings.locator(".line").inner_text()
-    assert "to the first token" in line and "tokens/s" in line
+    assert re.search(r"to the first token .* tokens/s", line)
     timings.locator("summary").click()
     rows = {row.locator("th").inner_text(): row.locator("td").all_inner_texts() for row in timings.locator("tr").all()}
     assert list(rows) == STAGES
