@@ -139,6 +139,8 @@ class Request:
     continue_final: bool = False  # the answer goes on where the last message ends
     logprobs: int | None = None
     keep_special: bool = False  # the text of special tokens is part of the answer
+    special_texts: tuple[str, ...] = ()  # where not all are, those that are
+    probs_after_chain: bool = False  # logprobs of the candidates that sampling left, not of the whole vocabulary
     cache_prompt: bool = True
     slot: int | None = None
     max_seconds: float | None = None

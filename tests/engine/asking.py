@@ -3,26 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import time
 from collections.abc import Callable, Iterable
 
-import numpy as np
-from PIL import Image
-
 from diptych.engine import Engine
 from diptych.types import Message, Output, Request, Sampling, Source
+from pictures import png as png
 
 GREEDY = Sampling(temperature=0)
 Load = Callable[..., Engine]  # the fixture `load`
-
-
-def png(seed: int = 0, width: int = 112, height: int = 84) -> bytes:
-    """The PNG file of a picture of coarse random squares; 12 tokens at the size it has by default."""
-    small = np.random.default_rng(seed).integers(0, 256, (height // 14, width // 14, 3)).astype(np.uint8)
-    out = io.BytesIO()
-    Image.fromarray(small).resize((width, height), Image.Resampling.NEAREST).save(out, "PNG")
-    return out.getvalue()
 
 
 def request(*parts: str | bytes, n: int | None = 8, sampling: Sampling = GREEDY, stop: tuple[str, ...] = ()) -> Request:

@@ -15,6 +15,7 @@ import httpx
 import openai
 
 from diptych.engine import Engine
+from diptych.media.access import Access
 from diptych.options import ServerOptions
 from diptych.server import run
 from diptych.server.serving import Serving
@@ -71,7 +72,7 @@ def site(folder: Path, **options: Any) -> Iterator[Site]:
     """A server of a deployment, from when it is ready until it has shut down; `options` are fields of ServerOptions."""
     defaults: dict[str, Any] = {"port": 0, "threads": 1, "n_ctx": 4096, "n_parallel": 2, "drain_seconds": 5}
     wanted = ServerOptions(**{**defaults, **options})
-    serving = Serving(folder.name, wanted, partial(Engine.load, folder, options=wanted))
+    serving = Serving(folder.name, wanted, partial(Engine.load, folder, options=wanted, access=Access.server(wanted)))
     listening, server = run.bind(wanted), run.Server(serving, wanted)
     thread = threading.Thread(target=server.run, args=([listening],), name="server")
     thread.start()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from diptych.cli import console, flags, model
 from diptych.cli.flags import with_options
 from diptych.engine import Engine
+from diptych.media.access import Access
 from diptych.options import ServerOptions
 
 
@@ -33,7 +34,7 @@ def command(
     run.log_to_stderr(options)
 
     def load() -> Engine:
-        engine = Engine.load(files, options=options)
+        engine = Engine.load(files, options=options, access=Access.server(options))
         console.tell_backend(options, engine.media_backend)
         return engine
 

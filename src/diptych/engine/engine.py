@@ -35,6 +35,7 @@ from diptych.llama.model import TextModel
 from diptych.llama.sampler import default_sampling
 from diptych.media.access import Access
 from diptych.options import Options, Pooling
+from diptych.prompt import ChatTemplate
 from diptych.trace import Trace, open_trace
 from diptych.types import MediaSettings, Message, Output, Request, Sampling, Source
 
@@ -78,7 +79,7 @@ class Engine:
                 self._context.warm_up()
             self._encoder = self._open_encoder(half, stack)
             self._preparation = Preparation(text, half, self._context, options, self._access, self._known, self._trace)
-            self.about: About = about(text, half, self._context, options, self._preparation.template_source)
+            self.about: About = about(text, half, self._context, options, self._preparation.template.source)
             self._loop = Loop(text, self._context, self._encoder, options, self._trace)
             stack.callback(self._loop.close)
             self._aside = ThreadPoolExecutor(_N_ASIDE, "diptych-aside")
@@ -206,6 +207,11 @@ class Engine:
         """The rows of a media part; the text half has no part in it. Raises as `generate`."""
         return await self._beside(encode, source, settings, self._preparation, self._encoder, scope)
 
+    @property
+    def template(self) -> ChatTemplate:
+        """The chat template that messages are rendered with."""
+        return self._preparation.template
+
     def piece(self, token: int) -> bytes:
         """The bytes of a token, those of special tokens too. Raises EngineError for a number that is none."""
         return self._text.piece(token, special=True)
@@ -231,8 +237,7 @@ class Engine:
 
     def render(self, request: Request, marker: str = "") -> str:
         """The prompt of a request as text, with `marker` in the place of each media part. Raises InputError as `generate`."""
-        with self._gate.inside():
-            pieces = self._given(self._preparation.pieces, request).result()
+        pieces = self._given(self._preparation.pieces, request).result()
         texts = (self.piece(p).decode(errors="replace") if isinstance(p, int) else p for p in pieces)
         return "".join(text if isinstance(text, str) else marker for text in texts)
 
@@ -241,13 +246,13 @@ class Engine:
 
         Raises what preparing raises, save that a prompt may be of any length.
         """
-        with self._gate.inside():
-            chunks = self._given(self._preparation.chunks, request).result()
+        chunks = self._given(self._preparation.chunks, request).result()
         return [int(number) for chunk in chunks for number in chunk.ids]
 
     def count(self, request: Request) -> int:
-        """The tokens and media rows of a prompt, as `Usage.prompt_tokens` counts them. Raises as `ids` does."""
-        return len(self.ids(request))
+        """The tokens and media rows of a prompt, as `Usage.prompt_tokens` counts them. Raises as `ids` does, and Overloaded."""
+        with self._gate.inside():
+            return len(self.ids(request))
 
     def slots(self) -> list[SlotState]:
         """What each slot does just now."""

@@ -22,7 +22,7 @@ from diptych.llama.model import TextModel
 from diptych.llama.sampler import Sampler
 from diptych.options import Options
 from diptych.trace import OFF, Trace
-from diptych.types import Batch, FinishReason, TextChunk
+from diptych.types import Batch, FinishReason, Request, TextChunk
 
 log = logging.getLogger(__name__)
 
@@ -195,28 +195,33 @@ class Loop:
         assert sequence.sampler is not None
         start = time.perf_counter()
         try:
-            token = sequence.sampler.sample(self._context, i).token
+            request = sequence.request
+            choice = sequence.sampler.sample(self._context, i, request.logprobs, after_chain=request.probs_after_chain)
         except DiptychError as error:
             return self._end(sequence, error)
         end = time.perf_counter()
         self.work.sample_seconds += end - start
         self._lanes.sampled(sequence, start, end)
-        sequence.output.append(token)
-        ended = self._model.is_end(token) or token in sequence.request.stop_tokens
-        stopped = sequence.answer.push(token, self._piece(sequence, token, ended))
+        sequence.output.append(token := choice.token)
+        ended = self._model.is_end(token) or token in request.stop_tokens
+        stopped = sequence.answer.push(token, b"" if ended else self._piece(request, token), choice.logprob)
         if ended or stopped:
             self._end(sequence, "stop")
         elif sequence.out_of_room(self._context.n_ctx_slot) or sequence.out_of_time():
             self._end(sequence, "length")
 
-    def _piece(self, sequence: Sequence, token: int, ended: bool) -> bytes:
-        """The bytes of a token for the answer; one that ends it is not part of it."""
-        return b"" if ended else self._model.piece(token, special=sequence.request.keep_special)
+    def _piece(self, request: Request, token: int) -> bytes:
+        """The bytes of a token, as far as they are part of the answer."""
+        piece = self._model.piece(token, special=request.keep_special)
+        if piece or not request.special_texts:
+            return piece
+        whole = self._model.piece(token, special=True)
+        return whole if whole.decode(errors="replace") in request.special_texts else b""
 
     def _add(self, sequence: Sequence) -> None:
         self._waiting.append(sequence)
         try:
-            sequence.sampler = Sampler(self._model, sequence.request.sampling)
+            sequence.sampler = Sampler(self._model, sequence.request.sampling, sequence.request.stop_tokens)
         except DiptychError as error:
             return self._end(sequence, error)
         for span in sequence.spans:

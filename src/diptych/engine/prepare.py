@@ -39,8 +39,7 @@ class Preparation:
         """`access` is what media parts may name, by default whatever this process may read; `known` gives rows
         that are cached. Without a chat template in the options
         or the text half it is ChatML. Raises FileError for a template's file that cannot be read."""
-        self._template = prompt.ChatTemplate(_template(options) or text.chat_template, text.bos, text.eos)
-        self.template_source = self._template.source
+        self.template = prompt.ChatTemplate(_template(options) or text.chat_template, text.bos, text.eos)
         self._text, self._half, self._options = text, half, options
         self._access, self._catalogue, self._trace = access or Access.local(options), Catalogue(known), trace
         self._n_ctx, self._n_ubatch = context.n_ctx_slot, context.n_ubatch
@@ -64,12 +63,12 @@ class Preparation:
         """The prompt of a request. Raises as `sequence` does."""
         settings = self.settings(request.media)
         chunks_of = partial(self.media_chunks, settings=settings, scope=request.scope)
-        chunks = prompt.build(request, self._template, self._text, self._half, chunks_of)
+        chunks = prompt.build(request, self.template, self._text, self._half, chunks_of)
         return [chunk for chunk in chunks if chunk.n_tokens]
 
     def pieces(self, request: Request) -> List[str | int | Source]:
         """The prompt of a request cut at its media, which are not looked at. Raises InputError as `sequence` does."""
-        return prompt.pieces(request, self._template, self._text, self._half)
+        return prompt.pieces(request, self.template, self._text, self._half)
 
     def media_chunks(self, source: Source, settings: MediaSettings, scope: str = "") -> list[MediaChunk]:
         """Fetch, decode and preprocess a media part, as far as that was not done before: chunks whose rows are still there
@@ -88,9 +87,7 @@ class Preparation:
 
     def settings(self, asked: MediaSettings) -> MediaSettings:
         """What a request asks of preprocessing, and the options where it says nothing."""
-        options = self._options
-        given = MediaSettings(options.min_pixels, options.max_pixels, options.image_min_tokens, options.image_max_tokens)
-        return replace(given, **{name: value for name, value in vars(asked).items() if value})
+        return replace(self._options.media, **{name: value for name, value in vars(asked).items() if value})
 
     def _check_fit(self, spans: tuple[Span, ...]) -> None:
         n = sum(span.chunk.n_tokens for span in spans)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import secrets
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fastapi import APIRouter
@@ -17,34 +15,15 @@ from fastapi.responses import JSONResponse, Response
 from diptych.errors import DiptychError
 from diptych.server import logprobs, problems
 from diptych.server.chat_body import ChatBody
-from diptych.server.choices import answers
 from diptych.server.connection import event_stream, while_connected
 from diptych.server.figures import timings, usage
-from diptych.server.serving import Served, Serving
-from diptych.types import Output, Request
+from diptych.server.parsers import CallArguments, CallStart, Content, Delta, Reasoning
+from diptych.server.serving import Served
+from diptych.server.talk import Choice, Talk
+from diptych.types import Logprob, ToolCall
 
 router = APIRouter(tags=["chat"])
 ROUTE = "/v1/chat/completions"
-
-
-@dataclass
-class Choice:
-    """One answer as far as it has come."""
-
-    content: str = ""
-    logprobs: list[dict[str, object]] = field(default_factory=list)
-    last: Output = field(default_factory=lambda: Output(""))
-
-    def take(self, serving: Serving, output: Output) -> dict[str, object]:
-        """Add an output; the delta that a stream tells."""
-        self.content += output.text
-        self.last = output
-        self.logprobs += logprobs.content(serving.engine, output.logprobs)
-        return {"content": output.text} if output.text else {}
-
-    @property
-    def message(self) -> dict[str, object]:
-        return {"role": "assistant", "content": self.content}
 
 
 @router.post(ROUTE)
@@ -52,60 +31,83 @@ class Choice:
 async def chat(body: ChatBody, http: Http, serving: Served) -> Response:
     """Answer a conversation, whole or as a stream of `chat.completion.chunk`s."""
     serving.notes.unknown(ROUTE, body.unknown)
-    request = replace(body.request(serving, http.state.scope), id=f"chatcmpl-{secrets.token_hex(16)}")
+    talk = Talk(serving, ROUTE, await body.plan(serving, http.state.scope, "chatcmpl-"), body.n)
     if body.stream:
-        return await event_stream(http, _events(body, request, serving), serving.options.sse_ping_interval)
-    return JSONResponse(await while_connected(http, _whole(body, request, serving)))
+        return await event_stream(http, _events(body, talk), serving.options.sse_ping_interval)
+    choices = await while_connected(http, talk.whole())
+    found = [_choice(talk, body, i, "message", message(c), c.ending, c.logprobs) for i, c in enumerate(choices)]
+    head = _head(body, talk, "chat.completion")
+    return JSONResponse({**head, "choices": found, "usage": usage(*talk.lasts), "timings": timings(talk.lasts[0])})
 
 
-async def _whole(body: ChatBody, request: Request, serving: Serving) -> dict[str, object]:
-    choices = [Choice() for _ in range(body.n)]
-    async with aclosing(answers(serving.engine, request, body.n)) as outputs:
-        async for i, output in outputs:
-            choices[i].take(serving, output)
-    found = [_choice(i, body, "message", c.message, c.last.finish_reason, c.logprobs) for i, c in enumerate(choices)]
-    lasts = [choice.last for choice in choices]
-    serving.notes.answered(ROUTE, request.id, lasts[0])
-    head = _head(body, request, serving, "chat.completion")
-    return {**head, "choices": found, "usage": usage(*lasts), "timings": timings(lasts[0])}
-
-
-async def _events(body: ChatBody, request: Request, serving: Serving) -> AsyncGenerator[str, None]:
+async def _events(body: ChatBody, talk: Talk) -> AsyncGenerator[str, None]:
     """The stream: the role first, then what comes, the finish reason with the timings, the usage if asked for, [DONE]."""
-    head = _head(body, request, serving, "chat.completion.chunk")
-    choices = [Choice() for _ in range(body.n)]
+    head = _head(body, talk, "chat.completion.chunk")
     begun: set[int] = set()
 
-    def chunk(i: int, delta: dict[str, object], finish: str | None = None, more: dict[str, Any] | None = None) -> str:
-        probabilities, choices[i].logprobs = choices[i].logprobs, []
-        return _event({**head, "choices": [_choice(i, body, "delta", delta, finish, probabilities)], **(more or {})})
+    def chunk(i: int, told: dict[str, Any], ending: str | None = None, found: Sequence[Logprob] = (), **more: object) -> str:
+        return _event({**head, "choices": [_choice(talk, body, i, "delta", told, ending, found)], **more})
 
     try:
-        async with aclosing(answers(serving.engine, request, body.n)) as outputs:
-            async for i, output in outputs:
+        async with aclosing(talk.pieces()) as pieces:
+            async for piece in pieces:
+                i, output = piece.index, piece.output
                 if i not in begun:
                     begun.add(i)
                     yield chunk(i, {"role": "assistant", "content": None})
-                if (delta := choices[i].take(serving, output)) or choices[i].logprobs:
-                    yield chunk(i, delta, more={"timings": timings(output)} if body.timings_per_token else {})
+                more = {"timings": timings(output)} if body.timings_per_token else {}
+                tokens = output.logprobs  # told once, with the first delta that they are part of
+                for told in map(delta, piece.deltas) if piece.deltas else ([{}] if tokens else []):
+                    yield chunk(i, told, None, tokens, **more)
+                    tokens = ()
                 if output.finish_reason:
-                    yield chunk(i, {}, output.finish_reason, {"timings": timings(output)})
+                    yield chunk(i, {}, talk.choices[i].ending, timings=timings(output))
     except DiptychError as error:
         if not begun:
             raise
-        serving.notes.failed(ROUTE, request.id, problems.status_of(error), str(error))
+        talk.serving.failed(ROUTE, talk.id, error)
         yield _event(problems.body(error))
         return
-    lasts = [choice.last for choice in choices]
-    serving.notes.answered(ROUTE, request.id, lasts[0])
     if body.stream_options.include_usage:
-        yield _event({**head, "choices": [], "usage": usage(*lasts), "timings": timings(lasts[0])})
+        yield _event({**head, "choices": [], "usage": usage(*talk.lasts), "timings": timings(talk.lasts[0])})
     yield "data: [DONE]\n\n"
 
 
-def _head(body: ChatBody, request: Request, serving: Serving, kind: str) -> dict[str, Any]:
+def delta(told: Delta) -> dict[str, Any]:
+    """What a stream tells of a piece of an answer."""
+    match told:
+        case Content(text):
+            return {"content": text}
+        case Reasoning(text):
+            return {"reasoning_content": text}
+        case CallStart(index, name_id, name):
+            function = {"name": name, "arguments": ""}
+            return {"tool_calls": [{"index": index, "id": name_id, "type": "function", "function": function}]}
+        case CallArguments(index, text):
+            return {"tool_calls": [{"index": index, "function": {"arguments": text}}]}
+
+
+def message(choice: Choice) -> dict[str, Any]:
+    """A whole answer as a message."""
+    said = choice.said
+    out: dict[str, Any] = {"role": "assistant", "content": said.content}
+    if said.reasoning:
+        out["reasoning_content"] = said.reasoning
+    if said.calls:
+        out["content"] = said.content or None
+        out["tool_calls"] = [call(one) for one in said.calls]
+    return out
+
+
+def call(one: ToolCall) -> dict[str, Any]:
+    """A call of a tool as OpenAI writes it."""
+    return {"id": one.id, "type": "function", "function": {"name": one.name, "arguments": one.arguments}}
+
+
+def _head(body: ChatBody, talk: Talk, kind: str) -> dict[str, Any]:
+    serving = talk.serving
     return {
-        "id": request.id,
+        "id": talk.id,
         "object": kind,
         "created": int(time.time()),
         "model": body.model or serving.name,
@@ -114,10 +116,12 @@ def _head(body: ChatBody, request: Request, serving: Serving, kind: str) -> dict
 
 
 def _choice(
-    i: int, body: ChatBody, name: str, content: dict[str, object], finish: str | None, found: list[dict[str, object]]
-) -> dict[str, object]:
-    asked = body.n_logprobs() is not None
-    return {"index": i, name: content, "finish_reason": finish, **({"logprobs": {"content": found}} if asked and found else {})}
+    talk: Talk, body: ChatBody, i: int, name: str, told: dict[str, Any], ending: str | None, found: Sequence[Logprob]
+) -> dict[str, Any]:
+    out = {"index": i, name: told, "finish_reason": ending}
+    if body.n_logprobs() is not None and found:
+        out["logprobs"] = {"content": logprobs.content(talk.serving.engine, found)}
+    return out
 
 
 def _event(data: dict[str, Any]) -> str:

@@ -35,9 +35,8 @@ def _message(given: Mapping[str, Any], i: int) -> Message:
     ):
         if value is not None and not isinstance(value, str):
             raise InputError(f"messages[{i}].{name} is {value!r:.40}; it must be a string")
-    return Message(
-        role, content_parts(content, f"messages[{i}].content"), _calls(calls, i), given.get("tool_call_id"), given.get("name"), reasoning
-    )  # fmt: skip
+    said = content_parts(content, f"messages[{i}].content")
+    return Message(role, said, _calls(calls, i), given.get("tool_call_id"), given.get("name"), reasoning)
 
 
 def content_parts(content: object, where: str) -> tuple[str | Source, ...]:

@@ -16,6 +16,8 @@ from diptych.errors import DiptychError, Unavailable
 from diptych.options import ServerOptions
 from diptych.server.metrics import Metrics
 from diptych.server.notes import Notes
+from diptych.server.problems import status_of
+from diptych.types import Output
 
 
 class Serving:
@@ -53,6 +55,17 @@ class Serving:
         if self.draining:
             raise Unavailable("the server is shutting down; ask another one, or ask again when it is back")
         return self._engine
+
+    def answered(self, route: str, request_id: str, *lasts: Output) -> None:
+        """Note that a request came to its end: in the log and in the metrics."""
+        for last in lasts:
+            self.metrics.answered(route, last)
+        self.notes.answered(route, request_id, lasts[0])
+
+    def failed(self, route: str, request_id: str, error: Exception) -> None:
+        """Note that a request failed once its answer had begun."""
+        self.metrics.failed(route, status_of(error))
+        self.notes.failed(route, request_id, status_of(error), str(error))
 
     def close(self) -> None:
         """Close the engine, if there is one."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from diptych.errors import InputError
@@ -15,9 +16,10 @@ from diptych.server.parsers.grammar import GAP, Rules
 from diptych.server.parsers.hermes import Hermes
 from diptych.server.parsers.parser import Parser
 from diptych.server.parsers.thinking import ReasoningFormat, Thinking
-from diptych.server.parsers.tool import Choice, chosen
+from diptych.server.parsers.tool import Choice, Tool, chosen
 from diptych.types import Json, Request, Sampling
 
+_MOST_NAMES, _MOST_NAME_CHARACTERS = 8, 200  # in triggers, of which there can be 32 with 1000 characters and gaps
 _REASONING_FORMATS = ("none", "auto", "deepseek", "deepseek-legacy")
 
 
@@ -66,7 +68,7 @@ def plan(
     if tools.tools:
         sampling = _calling(request.sampling, tools, form, mind, parallel)
     tags = (*(form.tags if tools.tools else ()), *((mind.open, mind.close) if mind.known else ()), *mind.markup)
-    offered = replace(offered, sampling=sampling, keep_special=request.keep_special or bool(tags))
+    offered = replace(offered, sampling=sampling, special_texts=tags)
     return Plan(offered, tags, mind, reasoning, form if tools.tools else None, tools)
 
 
@@ -88,9 +90,9 @@ def _calling(sampling: Sampling, choice: Choice, form: Format, mind: Thinking, p
     if choice.mode == "required":
         return replace(sampling, grammar=rules.text(_behind_reasoning(rules, mind, first)), grammar_triggers=())
     if form.begins_answer:
-        names = "|".join(re.escape(tool.name) for tool in choice.tools)
-        triggers = (rf'\A{GAP}\{{{GAP}"name"{GAP}:{GAP}"(?:{names})"', re.escape(form.openers[0]))
-        return replace(sampling, grammar=rules.text(f"{opener}? {rest}"), grammar_triggers=triggers)
+        return replace(
+            sampling, grammar=rules.text(f"{opener}? {rest}"), grammar_triggers=_object_of(choice.tools, form.openers[0])
+        )
     if mind.settled or not (mind.known or mind.opened):
         return replace(sampling, grammar=rules.text(first), grammar_triggers=(re.escape(form.openers[0]),))
     prose = rules.without([form.openers[0]], [rest])
@@ -117,7 +119,15 @@ def _behind_reasoning(rules: Rules, mind: Thinking, then: str) -> str:
     return reasoning if mind.opened else f"{GAP} {literal(mind.open)} {reasoning} | {behind}"
 
 
+def _object_of(tools: Sequence[Tool], opener: str) -> tuple[str, ...]:
+    """Regular expressions for the start of an answer that calls one of the tools; other objects may have a name too."""
+    begun = rf'\A{GAP}\{{{GAP}"name"{GAP}:{GAP}"'
+    if len(tools) > _MOST_NAMES or sum(len(tool.name) for tool in tools) > _MOST_NAME_CHARACTERS:
+        return begun, re.escape(opener)
+    return (*(f'{begun}{re.escape(tool.name)}"' for tool in tools), re.escape(opener))
+
+
 def _no_reasoning(tag: str) -> str:
     """A regular expression for the start of an answer that cannot become this tag any more."""
-    begun = "|".join(re.escape(tag[:n]) for n in range(1, len(tag)))
-    return rf"\A\s*(?!{re.escape(tag)}|(?:{begun})\Z)\S"
+    ways = [rf"[^{re.escape(tag[0])}\s]", *(f"{re.escape(tag[:n])}[^{re.escape(tag[n])}]" for n in range(1, len(tag)))]
+    return rf"\A\s*(?:{'|'.join(ways)})"
