@@ -13,25 +13,26 @@ _ADPCM = (2, 17)  # Microsoft's and IMA's formats, two samples a byte
 _EXTENSIBLE = 0xFFFE
 
 
-def check(data: bytes, max_seconds: float, name: str) -> None:
-    """See that a file of sound decodes to a bounded length: the decoder believes whatever the file says of it.
+def checked(data: bytes, max_seconds: float, name: str) -> bytes:
+    """A file of sound that decodes to a bounded length, whatever it says of itself; of an MP3 its frames.
 
     Raises UnsupportedMedia for what is no WAV, MP3 or FLAC file, MediaError for one damaged at its head, MediaTooLarge
-    for one that lasts over `max_seconds`, or could.
+    for one that lasts over `max_seconds`, or claims to.
     """
-    seconds = _seconds(data, max_seconds, name)
+    data, seconds = _measured(data, max_seconds, name)
     if seconds > max_seconds:
         raise MediaTooLarge(f"{name} lasts {seconds:,.0f} s or more, and {max_seconds:,g} s are the most; cut it into parts")
+    return data
 
 
-def _seconds(data: bytes, most: float, name: str) -> float:
+def _measured(data: bytes, most: float, name: str) -> tuple[bytes, float]:
     if data[:4] == b"RIFF" and data[8:12] == b"WAVE":
-        return _wav(data, name)
+        return data, _wav(data, name)
     sound = _behind_tags(data)
     if data[sound : sound + 4] == b"fLaC":
-        return _flac(data[sound : sound + 42], name)
+        return data, _flac(data[sound : sound + 42], name)
     if data[:3] == b"ID3" or (len(data) > 1 and data[0] == 0xFF and data[1] & 0xE0 == 0xE0):
-        return mp3.seconds(data, _behind_tag(data, 0), most, name)
+        return mp3.frames(data, _behind_tag(data, 0), most, name)
     what = recognise(data) or ("empty" if not data else f"data that begins with {data[:4]!r}")
     kind = UnsupportedMedia if recognise(data) else MediaError
     raise kind(f"{name} is {what}, and a recording in WAV, MP3 or FLAC is expected; convert it or give another")

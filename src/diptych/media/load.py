@@ -47,7 +47,7 @@ def decoded(source: Source, data: bytes, access: Access) -> Media:
     """The media in the bytes that were read of a source. Raises as `load` does."""
     name = _name(source, access)
     if source.kind == "audio":
-        audio.check(data, access.max_audio_seconds, name)
+        data = audio.checked(data, access.max_audio_seconds, name)
         return Media("audio", np.frombuffer(data, np.uint8), hashlib.sha256(b"audio " + data).digest())
     pixels = decode(data, max_pixels=access.max_pixels, name=name)
     return Media("image", pixels, content_key(pixels))

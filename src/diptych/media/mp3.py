@@ -1,7 +1,7 @@
-"""How long an MP3 can be at most. It does not say, and what it says is believed by the decoder, however much it is.
+"""MP3 files, whose sound is as long as their frames are many; what they say of it themselves, the decoder believes.
 
-The walk is that of minimp3, which miniaudio and with it libmtmd decode with: frames count where ten follow each other. What
-it may see in another way here, because a frame was damaged, counts as the shortest frames there are.
+The frames are found as minimp3 finds them, which miniaudio and with it libmtmd decode with. What stands between is left
+out: it could hold others for whoever looks from another byte on.
 """
 
 from __future__ import annotations
@@ -9,8 +9,7 @@ from __future__ import annotations
 from diptych.errors import MediaError
 
 MATCHES = 10  # frames in a row before minimp3 takes them for sound
-MAX_FRAME = 2304  # bytes of one without a bit rate
-DENSEST = 0.072 / 13  # seconds a byte: 576 samples at 8 kHz, in a header of 4 bytes and side information of 9
+MAX_MISSED = 2**17  # bytes of 255 that begin no frame: pictures between the frames have some, and each takes a look
 _RATES = (44100, 48000, 32000)
 _KBITS = {  # by MPEG 1 or not, then layer bits; half of them, as they stand in the header
     True: {
@@ -26,40 +25,40 @@ _KBITS = {  # by MPEG 1 or not, then layer bits; half of them, as they stand in 
 }
 
 
-def seconds(data: bytes, start: int, most: float, name: str) -> float:
-    """The seconds that are decoded from `start` on, or a few more; over `most` it stops counting.
+Runs = list[tuple[int, int]]  # where frames that follow each other begin and end
 
-    Raises MediaError for an MP3 without a bit rate, which may be of any length.
+
+def frames(data: bytes, start: int, most: float, name: str) -> tuple[bytes, float]:
+    """The frames of an MP3 from `start` on, and the seconds they last or claim to; over `most` no more are looked for.
+
+    Raises MediaError where there are none, or some of another version, layer or sampling rate.
     """
-    end, at, total = _end(data), start, 0.0
-    while total <= most:
-        found = data.find(b"\xff", at, end - 3)
-        if found < 0:
-            return total + (end - at) * DENSEST
-        total += (found - at) * DENSEST
-        if _valid(data, found):
-            if _free(data, found, end):
-                raise MediaError(f"{name} is an MP3 without a bit rate, whose length is not known; convert it to WAV")
-            after, lasts = _run(data, found, end, at)
-            if after > found:
-                total, at = total + lasts, after
-                continue
-        total, at = total + DENSEST, found + 1
-    return total
+    runs, seconds, n_missed, at, end = Runs(), 0.0, 0, start, _end(data)
+    while seconds <= most and n_missed < MAX_MISSED and (at := data.find(b"\xff", at, max(end - 3, 0))) >= 0:
+        after, lasts = _run(data, at, end, most)
+        if after == at:
+            n_missed, at = n_missed + 1, at + 1
+            continue
+        if runs and not _alike(data, runs[0][0], at):
+            raise MediaError(f"{name} is an MP3 whose sampling rate changes; convert it to WAV")
+        runs.append((at, after))
+        seconds, at = seconds + lasts, after
+    if not runs or n_missed == MAX_MISSED:
+        raise MediaError(f"{name} is an MP3 file with little or no sound in it, or none of a known bit rate; convert it to WAV")
+    return b"".join(data[first:last] for first, last in runs), seconds
 
 
-def _run(data: bytes, first: int, end: int, scanned: int) -> tuple[int, float]:
-    """Where the like frames from `first` on end, and the seconds they take or claim; `first` where they are too few."""
-    rate, samples = _pace(data, first)
-    at, n, claimed, last = first, 0, _claim(data, scanned), [first] * MATCHES
-    while at + 4 <= end and _alike(data, first, at):
-        claimed = max(claimed, _claim(data, at))
-        last[n % MATCHES] = at
-        at, n = at + _size(data, at), n + 1
-    if at + 4 <= end and n < MATCHES:
+def _run(data: bytes, first: int, end: int, most: float) -> tuple[int, float]:
+    """Where the like frames from `first` on end, and the seconds they last or claim to; `first` where they are too few."""
+    if not _alike(data, first, first):
         return first, 0.0
-    unsure = 0 if at + 4 > end else at - min(last)  # bytes that minimp3 may take for something else
-    return min(at, end), max(n, claimed) * samples / rate + unsure * DENSEST
+    (rate, samples), at, n, claimed = _pace(data, first), first, 0, 0
+    while at + 4 <= end and _alike(data, first, at) and at + _size(data, at) <= end and n * samples <= most * rate:
+        claimed = max(claimed, _claim(data, at))
+        at, n = at + _size(data, at), n + 1
+    if not n or (n < MATCHES and at + 4 <= end):
+        return first, 0.0
+    return at, max(n, claimed) * samples / rate
 
 
 def _end(data: bytes) -> int:
@@ -70,22 +69,11 @@ def _end(data: bytes) -> int:
     return end - size if foot[:8] == b"APETAGEX" and size < end else end
 
 
-def _valid(data: bytes, i: int) -> bool:
-    """Whether a header begins at `i`, whose first byte is 255."""
-    kind, rates = data[i + 1], data[i + 2]
-    return (kind & 0xF0 == 0xF0 or kind & 0xFE == 0xE2) and kind & 6 != 0 and rates >> 4 != 15 and rates & 12 != 12
-
-
 def _alike(data: bytes, i: int, j: int) -> bool:
-    """Whether a header begins at `j`, of the same version, layer and sampling rate as that at `i`."""
-    if data[j] != 0xFF or not _valid(data, j) or (data[i + 1] ^ data[j + 1]) & 0xFE or (data[i + 2] ^ data[j + 2]) & 12:
-        return False
-    return (data[i + 2] < 16) == (data[j + 2] < 16)
-
-
-def _free(data: bytes, i: int, end: int) -> bool:
-    """Whether a frame without a bit rate could begin at `i`: others like it follow."""
-    return data[i + 2] < 16 and any(_alike(data, i, i + k) for k in range(4, min(MAX_FRAME, end - i - 4)))
+    """Whether a frame's header begins at `j`, of the same version, layer and sampling rate as that at `i`, with a bit rate."""
+    kind, rates = data[j + 1], data[j + 2]
+    valid = data[j] == 0xFF and (kind & 0xF0 == 0xF0 or kind & 0xFE == 0xE2) and kind & 6 and rates & 12 != 12
+    return bool(valid and 0 < rates >> 4 < 15 and not (data[i + 1] ^ kind) & 0xFE and not (data[i + 2] ^ rates) & 12)
 
 
 def _pace(data: bytes, i: int) -> tuple[int, int]:
