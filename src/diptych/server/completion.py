@@ -81,7 +81,7 @@ class Completion:
         except DiptychError as error:
             if not begun:
                 raise
-            self._serving.notes.failed(self._route, self._requests[0].id, problems.status_of(error), str(error))
+            self._serving.failed(self._route, self._requests[0].id, error)
             yield _event(problems.body(error))
             return
         self._note()
@@ -102,8 +102,9 @@ class Completion:
 
     def _note(self) -> None:
         """A line in the log for each prompt."""
-        for request, choice in zip(self._requests, self._choices[:: self._n], strict=True):
-            self._serving.notes.answered(self._route, request.id, choice.last)
+        for i, request in enumerate(self._requests):
+            lasts = [choice.last for choice in self._choices[i * self._n : (i + 1) * self._n]]
+            self._serving.answered(self._route, request.id, *lasts)
 
 
 def _event(data: object) -> str:

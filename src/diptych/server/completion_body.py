@@ -22,6 +22,7 @@ class PromptBody(Answering):
 
     prompt: Annotated[Any, Field(description="A string, tokens, both in a list, an object with media, or a list of these.")]
     n_probs: _Probabilities = None
+    post_sampling_probs: bool = False
     verbose: bool = False
 
     @property
@@ -39,7 +40,7 @@ class PromptBody(Answering):
         return [replace(request, id=f"{name}-{i}" if len(found) > 1 else name) for i, request in enumerate(found)]
 
     def _request(self, prompt: Prompt, serving: Serving, scope: str) -> Request:
-        request = Request(prompt=prompt, logprobs=self.n_likeliest, scope=scope)
+        request = Request(prompt=prompt, logprobs=self.n_likeliest, probs_after_chain=self.post_sampling_probs, scope=scope)
         request = self.apply(request, serving.engine.default_sampling, serving.options.n_predict)
         return replace(request, max_tokens=1) if self.only_prompt(serving) else request
 

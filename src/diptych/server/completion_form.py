@@ -108,7 +108,8 @@ class Native:
         return _picked(told, body.response_fields) if body.response_fields else told
 
     def _probabilities(self, found: Sequence[Logprob]) -> Event:
-        return {"completion_probabilities": logprobs.content(self._serving.engine, found)} if found else {}
+        told = logprobs.after_chain if self._body.post_sampling_probs else logprobs.content
+        return {"completion_probabilities": told(self._serving.engine, found)} if found else {}
 
 
 class OpenAi:
@@ -125,13 +126,16 @@ class OpenAi:
             "model": body.model or serving.name,
             "system_fingerprint": serving.fingerprint,
         }
+        self._more: Event = {}
 
     async def look_up(self, choice: Choice) -> None:
-        pass
+        if self._body.verbose and not self._more:
+            told = await generation.verbose(self._serving, self._body, choice.request, choice.last, choice.text)
+            self._more = {"__verbose": told}
 
     def whole(self, choices: Sequence[Choice]) -> object:
         found = [self._choice(i, c, c.text, c.logprobs, c.last.finish_reason, first=True) for i, c in enumerate(choices)]
-        return {**self._head, "choices": found, **self._figures(choices)}
+        return {**self._head, "choices": found, **self._figures(choices), **self._more}
 
     def part(self, i: int, choice: Choice, output: Output) -> Event:
         told = self._choice(i, choice, output.text, output.logprobs, None, first=not choice.begun)
@@ -139,7 +143,7 @@ class OpenAi:
 
     def end(self, i: int, choice: Choice) -> Event:
         told = self._choice(i, choice, "", [], choice.last.finish_reason, first=not choice.begun)
-        return {**self._head, "choices": [told], "timings": timings(choice.last)}
+        return {**self._head, "choices": [told], "timings": timings(choice.last), **self._more}
 
     def after(self, choices: Sequence[Choice]) -> Event | None:
         return {**self._head, "choices": [], **self._figures(choices)} if self._body.stream_options.include_usage else None
@@ -155,7 +159,8 @@ class OpenAi:
         engine = self._serving.engine
         if self._body.logprobs is not None:
             return logprobs.legacy(engine, found, offset)
-        return {"content": logprobs.content(engine, found)}
+        told = logprobs.after_chain if self._body.post_sampling_probs else logprobs.content
+        return {"content": told(engine, found)}
 
     def _echoed(self, request: Request) -> str:
         engine = self._serving.engine

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from dataclasses import asdict
 
@@ -64,6 +65,12 @@ def final(serving: Serving, body: Answering, request: Request, last: Output, tex
     }
 
 
+async def verbose(serving: Serving, body: Answering, request: Request, last: Output, text: str) -> dict[str, object]:
+    """`__verbose`: what llama-server adds to answers in other forms, to see what became of a request."""
+    prompt = await asyncio.to_thread(as_read, serving, request)
+    return {"index": 0, "content": text, "tokens": [], **final(serving, body, request, last, text), "prompt": prompt}
+
+
 def settings(engine: Engine, request: Request, n_predict: int) -> dict[str, object]:
     """What a request came to, with the defaults of the server and the model. `n_predict` is -1 for no limit."""
     sampling = request.sampling
@@ -80,6 +87,7 @@ def settings(engine: Engine, request: Request, n_predict: int) -> dict[str, obje
         "max_tokens": n_predict,
         "n_predict": n_predict,
         "n_probs": request.logprobs or 0,
+        "post_sampling_probs": request.probs_after_chain,
     }
 
 

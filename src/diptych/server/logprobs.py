@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 from diptych.engine import Engine
@@ -14,6 +15,14 @@ def content(engine: Engine, found: Iterable[Logprob]) -> list[dict[str, object]]
     """`logprobs.content` of a chat."""
     return [
         {**_token(engine, one.token, one.logprob), "top_logprobs": [_token(engine, token, value) for token, value in one.top]}
+        for one in found
+    ]
+
+
+def after_chain(engine: Engine, found: Iterable[Logprob]) -> list[dict[str, object]]:
+    """llama-server's `completion_probabilities` of the candidates that sampling left, those of probability 0 left out."""
+    return [
+        {**_probable(engine, one.token, one.logprob), "top_probs": [_probable(engine, t, v) for t, v in one.top if math.exp(v)]}
         for one in found
     ]
 
@@ -34,3 +43,9 @@ def legacy(engine: Engine, found: Iterable[Logprob], offset: int = 0) -> dict[st
 def _token(engine: Engine, token: int, value: float) -> dict[str, object]:
     piece = engine.piece(token)
     return {"id": token, "token": piece.decode(errors="replace"), "bytes": list(piece), "logprob": max(value, _LEAST)}
+
+
+def _probable(engine: Engine, token: int, value: float) -> dict[str, object]:
+    told = _token(engine, token, value)
+    del told["logprob"]
+    return {**told, "prob": math.exp(value)}

@@ -52,8 +52,8 @@ async def apply_template(body: ChatBody, http: Http, serving: Served) -> dict[st
     """The prompt that a chat becomes. In the place of its media stands the `media_marker` of `/props`, as `/completion`
     takes it."""
     serving.notes.unknown("/apply-template", body.unknown)
-    request = body.request(serving, http.state.scope)
-    return {"prompt": await asyncio.to_thread(serving.engine.render, request, serving.media_marker)}
+    plan = await body.plan(serving, http.state.scope, "")
+    return {"prompt": await asyncio.to_thread(serving.engine.render, plan.request, serving.media_marker)}
 
 
 @router.post("/v1/chat/completions/input_tokens")
@@ -61,8 +61,8 @@ async def apply_template(body: ChatBody, http: Http, serving: Served) -> dict[st
 async def input_tokens(body: ChatBody, http: Http, serving: Served) -> dict[str, object]:
     """How many tokens the prompt of a chat has, its media counted, which are not encoded."""
     serving.notes.unknown("/v1/chat/completions/input_tokens", body.unknown)
-    request = body.request(serving, http.state.scope)
-    return {"input_tokens": await asyncio.to_thread(serving.engine.count, request), "object": "response.input_tokens"}
+    plan = await body.plan(serving, http.state.scope, "")
+    return {"input_tokens": await asyncio.to_thread(serving.engine.count, plan.request), "object": "response.input_tokens"}
 
 
 def _tokens(body: TokenizeBody, engine: Engine) -> list[int] | list[dict[str, object]]:
