@@ -73,7 +73,7 @@ function drawPending() {
   byId("pending").replaceChildren(...pending.map((picture) =>
     el("li", {},
       el("button", { type: "button", class: "thumb", title: `See ${picture.name} as the model does`, click: () => show(picture) },
-        el("img", { src: picture.thumb, alt: picture.name })),
+        picture.thumbnail()),
       el("span", { class: "tokens" }, picture.seen ? count(picture.seen.n_tokens, "token") : picture.error ? "not usable" : "…"),
       el("button", { type: "button", class: "remove", "aria-label": `Remove ${picture.name}`, click: () => drop(picture) }, "×"))));
   ready();
@@ -125,7 +125,10 @@ async function answer(turn) {
   let outcome = {};
   try {
     const request = { model: byId("model").textContent, messages: await messages(turn), ...settings.fields };
-    for await (const chunk of stream(request, settings.key, running.signal)) turn.add(chunk);
+    for await (const chunk of stream(request, settings.key, running.signal)) {
+      turn.add(chunk);
+      if (turn.answered) encoded(turn);
+    }
   } catch (error) {
     outcome = error.name === "AbortError" ? { stopped: true } : { error };
     if (error.status === 401) settings.open("key");
@@ -135,6 +138,11 @@ async function answer(turn) {
   follow();
   ready();
   report(turn);
+}
+
+/** Once there is an answer, its pictures have been encoded, wherever their rows came from. */
+function encoded(turn) {
+  for (const picture of turn.pictures) if (!picture.origin && !picture.seen?.cached) picture.used("encoder");
 }
 
 /** Tell pictures where their rows came from. Media of the timings stand in the order of the messages. */

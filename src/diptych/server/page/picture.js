@@ -1,6 +1,7 @@
 // A picture the user gave: its file, unchanged, and what the server says of it.
 
 import { preview } from "./api.js";
+import { el } from "./dom.js";
 
 export class Picture extends EventTarget {
   /** `file` is a File or Blob of the user's. Its bytes are sent as they are. */
@@ -34,6 +35,12 @@ export class Picture extends EventTarget {
   /** Its content part of a message. */
   async part() {
     return { type: "image_url", image_url: { url: await this.data } };
+  }
+
+  /** A small picture, or its name where the browser cannot show it. */
+  thumbnail() {
+    const named = (event) => event.target.replaceWith(el("span", {}, this.name));
+    return el("img", { src: this.thumb, alt: this.name, error: named });
   }
 
   forget() {

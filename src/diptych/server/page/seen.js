@@ -6,7 +6,7 @@ import { count } from "./timings.js";
 const LEAST_STEP = 5; // CSS pixels between two grid lines; closer ones would hide the picture
 const CRISP = 3; // from this enlargement on, pixels keep their edges
 const MOST_ZOOM = 6;
-const STATES = { encoder: "encoded", cache: "from the cache", kv: "still in the KV cache", client: "sent by the client" };
+const STATES = { encoder: "encoded", cache: "from the cache", kv: "in the KV cache", client: "sent by the client" };
 
 export class Seen {
   #canvas = byId("seen-canvas");
@@ -74,7 +74,7 @@ export class Seen {
       el("li", {}, el("button", {
         type: "button", class: "thumb", title: picture.name,
         "aria-current": picture === this.#picture ? "true" : null, click: () => this.show(picture),
-      }, el("img", { src: picture.thumb, alt: picture.name })))));
+      }, picture.thumbnail()))));
   }
 
   /** What is known of the picture, in words. */

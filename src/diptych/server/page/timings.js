@@ -2,7 +2,7 @@
 
 import { el } from "./dom.js";
 
-const ORIGINS = { cache: "from cache", kv: "still in the KV cache", client: "sent by the client" };
+const ORIGINS = { cache: "from cache", kv: "in the KV cache", client: "sent by the client" };
 
 /** What became of pictures, in words; "" where all were encoded. */
 export function origin(media) {
@@ -16,6 +16,7 @@ export function origin(media) {
 /** Milliseconds as people say them. */
 export function duration(ms) {
   if (!(ms >= 0)) return "–";
+  if (ms < 0.05) return "0 ms";
   if (ms < 10) return `${ms.toFixed(1)} ms`;
   return ms < 1000 ? `${Math.round(ms)} ms` : `${(ms / 1000).toFixed(ms < 10000 ? 2 : 1)} s`;
 }
@@ -23,26 +24,26 @@ export function duration(ms) {
 export const count = (n, one, many = `${one}s`) => `${n.toLocaleString("en")} ${n === 1 ? one : many}`;
 
 /** The stages of an answer, in order; those of pictures only where there were some. */
-function stages(timings, usage) {
+function stages(timings) {
   const media = timings.media ?? [];
-  const rows = media.reduce((sum, use) => sum + use.n_tokens, 0);
+  const fresh = rows(media.filter((use) => use.origin !== "kv"));
   const reused = timings.cache_n ?? 0;
-  const text = Math.max((usage?.prompt_tokens ?? timings.prompt_n + reused) - rows, 0);
+  const decoded = rate(timings) ? `${count(timings.predicted_n, "token")}, ${rate(timings)}` : count(timings.predicted_n, "token");
   return [
     { name: "Queue", ms: timings.queue_ms, half: "wait" },
     { name: "Preprocess", ms: timings.preprocess_ms, half: "media", strength: 0.45 },
     media.length && { name: "Encode", ms: timings.encode_ms, half: "media", note: origin(media) },
     media.length && { name: "Media prefill", ms: timings.media_prefill_ms, half: "media", strength: 0.7,
-      note: count(rows, "token") },
+      note: count(fresh, "token") },
     { name: "Text prefill", ms: timings.text_prefill_ms, half: "text", strength: 0.55,
-      note: count(text, "token") + (reused ? `; ${count(reused, "token")} of the prompt reused` : "") },
-    { name: "Decode", ms: timings.predicted_ms, half: "text", note: count(timings.predicted_n, "token") },
+      note: count(Math.max(timings.prompt_n - fresh, 0), "token") + (reused ? `; ${count(reused, "token")} of the prompt reused` : "") },
+    { name: "Decode", ms: timings.predicted_ms, half: "text", note: decoded },
   ].filter((stage) => stage && Number.isFinite(stage.ms));
 }
 
 /** The timings of one answer, folded to one line and a bar. */
-export function timingsView(timings, usage) {
-  const parts = stages(timings, usage);
+export function timingsView(timings) {
+  const parts = stages(timings);
   const bar = el("div", { class: "bar", "aria-hidden": "true" }, parts.map(segment));
   const rows = parts.map(({ name, ms, half, strength, note }) =>
     el("tr", {}, el("th", { scope: "row" }, swatch(half, strength), name), el("td", {}, duration(ms)), el("td", {}, note ?? "")));
@@ -52,6 +53,10 @@ export function timingsView(timings, usage) {
     el("table", {}, el("tbody", {}, rows)));
 }
 
+const rows = (media) => media.reduce((sum, use) => sum + use.n_tokens, 0);
+
+const rate = ({ predicted_per_second: n }) => (n > 0 ? `${n.toLocaleString("en", { maximumSignificantDigits: 3 })} tokens/s` : "");
+
 function summary(timings) {
   const media = timings.media ?? [];
   const said = media.length ? origin(media) || `encoded in ${duration(timings.encode_ms)}` : "";
@@ -59,7 +64,7 @@ function summary(timings) {
   return [
     timings.time_to_first_token_ms >= 0 && `${duration(timings.time_to_first_token_ms)} to the first token`,
     count(timings.predicted_n, "token"),
-    timings.predicted_per_second > 0 && `${Math.round(timings.predicted_per_second).toLocaleString("en")} tokens/s`,
+    rate(timings),
     said && (/^\d/.test(said) ? `${subject}: ${said}` : `${subject} ${said}`),
   ].filter(Boolean).join(" · ");
 }

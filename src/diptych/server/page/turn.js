@@ -20,7 +20,7 @@ export class Turn {
     this.said = 0; // blocks that screen readers heard of
     const thumbs = pictures.map((picture) =>
       el("li", {}, el("button", { type: "button", class: "thumb", title: `See ${picture.name} as the model does`, click: () => show(picture) },
-        el("img", { src: picture.thumb, alt: picture.name }))));
+        picture.thumbnail())));
     const asked = question && el(question.length > LONG ? "p" : "h2", { class: "question" }, question);
     this.element = el("article", { class: "turn" },
       thumbs.length > 0 && el("ul", { class: "thumbs" }, thumbs), asked,
@@ -35,7 +35,7 @@ export class Turn {
 
   /** Begin the answer, or begin it anew. */
   reset() {
-    Object.assign(this, { text: "", thoughts: "", timings: null, usage: null, said: 0 });
+    Object.assign(this, { text: "", thoughts: "", timings: null, said: 0 });
     this.#body.replaceChildren();
     this.#answer = new Markdown(this.#body);
     this.#foot.replaceChildren();
@@ -50,7 +50,6 @@ export class Turn {
     this.thoughts += delta.reasoning_content ?? "";
     this.text += delta.content ?? "";
     this.timings = chunk.timings ?? this.timings;
-    this.usage = chunk.usage ?? this.usage;
     if (delta.content || delta.reasoning_content) this.#draw();
   }
 
@@ -62,7 +61,7 @@ export class Turn {
     const note = stopped ? "Stopped." : !this.text && !error ? "The answer is empty." : "";
     if (note) this.#foot.append(el("p", { class: "note" }, note));
     if (error) this.#foot.append(el("p", { class: "error" }, error.message));
-    if (this.timings) this.#foot.append(timingsView(this.timings, this.usage));
+    if (this.timings) this.#foot.append(timingsView(this.timings));
     this.#foot.append(el("div", { class: "actions" },
       this.text && copyButton("Copy answer", () => this.text),
       el("button", { type: "button", class: "quiet again", click: this.again }, error ? "Try again" : "Regenerate")));
