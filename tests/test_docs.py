@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from hub.stand_in import serving, settle
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+ADDRESS = "localhost:8080"  # where the pages have their server
 SETUP = re.compile(r"^(make|pip|python -m pytest)\b|CHECKPOINT|--help$|^export ")  # run elsewhere, or placeholders
 
 
@@ -31,10 +33,18 @@ def blocks(page: Path, language: str) -> list[str]:
 
 def commands(page: Path) -> Iterator[str]:
     for block in blocks(page, "bash"):
+        if "curl" in block:
+            continue  # a script, run whole against a server
         for line in block.splitlines():
             command = line.partition(" #")[0].strip()
-            if command and not SETUP.search(command):
+            if command and not SETUP.search(command) and not command.startswith("diptych serve"):
                 yield command
+
+
+def scripts(page: Path) -> Iterator[tuple[list[str], str]]:
+    """What talks to a server at port 8080: the interpreter, and the code."""
+    yield from ((["bash", "-euo", "pipefail", "-c"], block) for block in blocks(page, "bash") if "curl" in block)
+    yield from (([sys.executable, "-c"], block) for block in blocks(page, "python") if ADDRESS in block)
 
 
 @pytest.fixture(scope="module")
@@ -87,9 +97,39 @@ def test_every_command_of_a_page_runs_as_pasted(page: Path, place: Path) -> None
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_every_python_example_of_a_page_runs_as_pasted(page: Path, place: Path) -> None:
-    for code in blocks(page, "python"):
+    for code in (block for block in blocks(page, "python") if ADDRESS not in block):
         done = run([sys.executable, "-c", code], place, {})
         assert done.returncode == 0, f"{code}\n{done.stderr}"
+
+
+@pytest.fixture(scope="module")
+def address(place: Path) -> Iterator[str]:
+    """A server of the reader, started as the pages say, but on a free port."""
+    command = [Path(sys.executable).parent / "diptych", "serve", "reader", "--port", "0"]
+    with subprocess.Popen(command, cwd=place, stderr=subprocess.PIPE, text=True) as server:
+        assert server.stderr is not None
+        said = re.search(r"http://127.0.0.1:(\d+)", next(line for line in server.stderr if "listening" in line))
+        assert said
+        assert next(line for line in server.stderr if "is ready" in line)
+        reading = threading.Thread(target=server.stderr.read)  # or its log would fill the pipe
+        reading.start()
+        yield f"localhost:{said[1]}"
+        server.terminate()
+        reading.join()
+    assert server.returncode == 0
+
+
+SERVED = [(page, *script) for page in PAGES for script in scripts(page)]
+
+
+@pytest.mark.parametrize(("page", "interpreter", "code"), SERVED, ids=[f"{page.name}-{i}" for i, (page, *_) in enumerate(SERVED)])
+def test_every_example_of_a_client_runs_against_the_server(
+    page: Path, interpreter: list[str], code: str, address: str, place: Path
+) -> None:
+    done = run([*interpreter, code.replace(ADDRESS, address)], place, {})
+    assert done.returncode == 0, f"{page.name}: {code}\n{done.stderr}"
+    assert '"error"' not in done.stdout, done.stdout
+    assert done.stdout.strip()
 
 
 def test_the_pages_have_examples() -> None:

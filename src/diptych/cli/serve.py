@@ -33,12 +33,16 @@ def command(
     )  # fmt: skip
     run.log_to_stderr(options)
 
+    name = _name(deployment, hf, str(files.text_half))
+
     def load() -> Engine:
         engine = Engine.load(files, options=options, access=Access.server(options))
         console.tell_backend(options, engine.media_backend)
+        seconds = engine.load_ms / 1e3
+        console.err.print(f"[bold]{options.alias or name}[/] is ready after {seconds:.1f} s; Ctrl-C ends it.", soft_wrap=True)
         return engine
 
-    run.serve(_name(deployment, hf, str(files.text_half)), options, load, _listening)
+    run.serve(name, options, load, _listening)
 
 
 def _name(deployment: str | None, hf: str | None, path: str) -> str:
@@ -49,4 +53,4 @@ def _name(deployment: str | None, hf: str | None, path: str) -> str:
 
 
 def _listening(address: str) -> None:
-    console.err.print(f"Listening on [bold]{address}[/]; Ctrl-C ends it.", soft_wrap=True)
+    console.err.print(f"Loading; listening on [bold]{address}[/]", soft_wrap=True)
