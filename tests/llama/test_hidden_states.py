@@ -63,6 +63,8 @@ def test_a_context_decodes_and_embeds_by_turns(context: Context) -> None:
     assert rows is not None
     assert whole is not None
     np.testing.assert_allclose(rows, whole[3:], rtol=0, atol=2e-6)
+    # were every row still an output, these 100 would be over n_outputs, and the process would die
+    assert context.decode(Batch((one([1] * 100, seq_id=1),)))
 
 
 def test_more_rows_than_there_is_room_for_are_refused_before_llama_cpp_aborts(context: Context) -> None:
