@@ -83,7 +83,7 @@ def test_limits_of_a_request_hold(tiny_served: Site) -> None:
         ({}, 400), ({"image_url": None}, 400), ({"image_url": "malformed"}, 400), ({"image_url": {"url": ""}}, 400),
         ({"image_url": "data:text/html;base64,AAAA"}, 415), 
         ({"image_url": url()["image_url"], "input_audio": {"data": "AA"}}, 400),
-        ({"image_url": url()["image_url"], "encoding_format": "base64_f8"}, 400), ({"input_audio": {"data": "AAAA"}}, 400),
+        ({"image_url": url()["image_url"], "encoding_format": "base64_f8"}, 400), ({"input_audio": {"data": "AAAA"}}, 415),
         ({"image_url": "file:///etc/passwd"}, 400),
     ],
 )  # fmt: skip
