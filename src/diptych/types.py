@@ -311,8 +311,8 @@ class Logprob:
 
 @dataclass(frozen=True)
 class Output:
-    """A piece of the answer. The last one of a request has a finish reason, and the usage and timings of the whole;
-    `stopped_by` is the stop string that ended it."""
+    """A piece of the answer, with usage and timings up to it. The last one of a request has a finish reason, and those of
+    the whole; `stopped_by` is the stop string that ended it."""
 
     text: str
     tokens: tuple[int, ...] = ()

@@ -26,6 +26,18 @@ def test_a_question_without_pictures_is_answered(engine: Engine) -> None:
     assert engine.stats().encoder.runs == 0
 
 
+def test_every_piece_tells_usage_and_timings_up_to_it(engine: Engine) -> None:
+    found = outputs(engine, request(png(7), "what", n=6))
+    last = found[-1].usage
+    assert {(o.usage.prompt_tokens, o.usage.media_tokens, o.usage.cached_tokens) for o in found} == {
+        (last.prompt_tokens, 12, last.cached_tokens)
+    }
+    counted = [o.usage.completion_tokens for o in found]
+    assert counted == sorted(counted)
+    assert 0 < counted[0] < counted[-1] == 6
+    assert all(o.timings.prefill_ms > 0 and o.timings.time_to_first_token_ms > 0 for o in found)
+
+
 def test_pictures_are_counted_and_change_the_answer(engine: Engine) -> None:
     one, two = (outputs(engine, request(png(seed), "what", n=16)) for seed in (0, 1))
     assert joined(one) != joined(two)
@@ -265,11 +277,12 @@ def test_ask_works_while_an_event_loop_runs(engine: Engine) -> None:
     assert asyncio.run(inside()) == engine.ask("what", [png()], max_tokens=6, temperature=0)
 
 
-def test_timings_and_usage_come_with_the_last_output(engine: Engine) -> None:
+def test_timings_add_up(engine: Engine) -> None:
     start = time.perf_counter()
     found = outputs(engine, request(png(), "what", n=16))
     total = 1e3 * (time.perf_counter() - start)
-    assert all(output.timings.decode_ms == 0 for output in found[:-1])
+    decoding = [output.timings.decode_ms for output in found]
+    assert decoding == sorted(decoding)
     t = found[-1].timings
     assert engine.load_ms > 0
     assert min(t.preprocess_ms, t.encode_ms, t.prefill_ms, t.decode_ms) > 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from diptych.engine.detokenize import Detokenizer
 from diptych.errors import DiptychError
@@ -56,10 +56,11 @@ class Clock:
 
 
 class Answer:
-    """The answer so far, and its clock."""
+    """The answer so far, and its clock. `usage` is what is known of the prompt."""
 
     def __init__(self, emit: Emit, stop: tuple[str, ...], clock: Clock) -> None:
         self.clock = clock
+        self.usage = Usage()
         self.has_new_line = False
         self._emit = emit
         self._text = Detokenizer(stop)
@@ -77,7 +78,8 @@ class Answer:
             self._logprobs.append(logprob)
         if text := self._text.push(piece):
             self.has_new_line = self.has_new_line or "\n" in text
-            self._emit(Output(text, self._taken(), logprobs=self._reported()))
+            usage, timings = replace(self.usage, completion_tokens=self._n), self.clock.timings(self._n)
+            self._emit(Output(text, self._taken(), None, usage, timings, self._reported()))
         return self._text.stopped
 
     def finish(self, reason: FinishReason, usage: Usage, media: tuple[MediaUse, ...] = (), slot: int | None = None) -> None:

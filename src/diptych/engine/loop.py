@@ -136,6 +136,7 @@ class Loop:
             self._waiting.remove(sequence)
             self._running.append(sequence)
             self._slots.take(sequence)
+            sequence.answer.usage = sequence.usage
             sequence.answer.clock.admitted()
             self._lanes.took(sequence)
             self._encode(sequence, sequence.cursor)
