@@ -226,7 +226,7 @@ def test_a_recording_given_as_a_picture_and_the_other_way_round(tmp_path: Path, 
     assert engine.media_backend == "mtmd"
     with pytest.raises(InputError, match=r"^image is given, and the media half takes audio; leave it out$"):
         tokens(engine, asked_about(["image"], shown(["image"])), 4)
-    with pytest.raises(MediaError, match="is no WAV, MP3 or FLAC file"):
+    with pytest.raises(MediaError, match="the recording is a PNG picture, and a recording in WAV"):
         tokens(engine, asked_about(["audio"], shown(["image"])), 4)
 
 

@@ -11,7 +11,7 @@ from diptych import families
 from diptych.deploy import Deployment, OnnxHalf
 from diptych.encoder import foreign
 from diptych.encoder import half as encoder
-from diptych.errors import InputError, MismatchedHalves
+from diptych.errors import InputError, MismatchedHalves, UnsupportedMedia
 from diptych.families.base import MediaHalf, projector_type
 from diptych.options import MediaBackend, Options
 from diptych.trace import OFF, Trace
@@ -65,12 +65,12 @@ def check_fit(path: Path, half: Half, text: TextModel | None) -> None:
 
 
 def check_kinds(kinds: Iterable[MediaKind], half: MediaHalf) -> None:
-    """Raise InputError for a kind of media that a media half does not take."""
+    """Raise UnsupportedMedia for a kind of media that a media half does not take."""
     for kind in kinds:
         if kind not in half.placeholders:
             known = " and ".join(half.placeholders) or "none"
             hint = "" if half.backend == "mtmd" else ", or try --media-backend mtmd"
-            raise InputError(f"{kind} is given, and the media half takes {known}; leave it out{hint}")
+            raise UnsupportedMedia(f"{kind} is given, and the media half takes {known}; leave it out{hint}")
 
 
 def _chosen(mmproj: Path, options: Options) -> MediaBackend:

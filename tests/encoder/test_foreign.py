@@ -185,6 +185,14 @@ def test_a_picture_goes_to_the_graph_of_the_size_that_suits_it(tmp_path: Path, m
         assert len(opened._sessions) <= 2
     chunk, _ = encoded(opened, picture(60, 60), MediaSettings(min_pixels=256 * 256))
     assert chunk.used == (256, 256)
+    for limits, used in (
+        (MediaSettings(max_tokens=4), (64, 64)),
+        (MediaSettings(max_tokens=3), (32, 32)),
+        (MediaSettings(max_tokens=4, max_pixels=10), (64, 64)),  # tokens go before pixels
+        (MediaSettings(min_tokens=5), (256, 256)),
+    ):
+        chunk, rows = encoded(opened, picture(60, 60), limits)
+        assert (chunk.used, len(rows)) == (used, used[0] * used[1] // 32**2)
     opened.close()
 
 

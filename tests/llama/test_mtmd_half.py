@@ -306,8 +306,22 @@ def test_pixel_limits_of_the_options_bound_the_rows(opened: Open) -> None:
     assert at_least.preprocess(small, MediaSettings(min_pixels=28 * 28 * 50))[0].n_tokens >= 50
 
 
+def test_token_limits_of_the_options_bound_the_rows_and_go_before_pixels(opened: Open) -> None:
+    large, small = picture(pictures.noise(560, 420)), picture(pictures.noise(30, 30))
+    asked = {"image_max_tokens": 40, "max_pixels": 10**6}
+    at_most = opened(READER, ONE.model_copy(update=asked))
+    pixels = opened(READER, ONE.model_copy(update={"max_pixels": 28 * 28 * 40}))
+    found = [half.preprocess(large, half._options.media)[0] for half in (at_most, pixels)]
+    assert found[0].used == found[1].used
+    assert 20 < found[0].n_tokens <= 40
+    at_least = opened(READER, ONE.model_copy(update={"image_min_tokens": 50}))
+    assert at_least.preprocess(small, MediaSettings(min_tokens=50))[0].n_tokens >= 50
+    with pytest.raises(InputError, match="min_tokens is 9, more than max_tokens, 8"):
+        MtmdHalf(READER, ONE.model_copy(update={"image_min_tokens": 9, "image_max_tokens": 8}))
+
+
 def test_limits_that_leave_no_size_are_refused() -> None:
-    with pytest.raises(InputError, match=r"no size is left for pictures: .*set min_pixels as well"):
+    with pytest.raises(InputError, match=r"no size is left for pictures: .*set min_pixels or image_min_tokens as well"):
         MtmdHalf(READER, ONE.model_copy(update={"max_pixels": 28 * 28 * 2}))
 
 

@@ -227,8 +227,8 @@ def test_media_of_another_kind_are_refused(half):
 
 
 def test_a_picture_that_cannot_be_read_is_told(half):
-    with pytest.raises(MediaError, match=r"no file nowhere\.png"):
-        chunks(half, ("user", (Source("image", url="nowhere.png"),)))
+    with pytest.raises(MediaError, match=r"file://nowhere\.png names a file"):
+        chunks(half, ("user", (Source("image", url="file://nowhere.png"),)))
 
 
 def prompted(half: Qwen2VL | None, *prompt: str | int | Source, prefix: tuple[int, ...] = ()) -> list[Chunk]:

@@ -15,7 +15,7 @@ from diptych.deploy.rules import Rule, rule_for
 from diptych.errors import FileError
 from diptych.families.base import Part, Rows
 from diptych.families.packed import MERGE, patchify
-from diptych.media import ladder
+from diptych.media import budget, ladder
 from diptych.media.image import resize
 from diptych.positions import Positions, linear, mrope
 from diptych.types import Grid, Media, MediaChunk, MediaKind, MediaSettings, Piece
@@ -48,7 +48,7 @@ class SmtPictures:
     def preprocess(self, media: Media, settings: MediaSettings) -> list[MediaChunk]:
         """One chunk of one piece, at the size of the ladder that suits the picture best."""
         height, width, _ = media.data.shape
-        used = ladder.choose(width, height, list(self._forms), settings.min_pixels, settings.max_pixels)
+        used = ladder.choose(width, height, *self._allowed(settings))
         form, grid = self._forms[used], self._grids[used]
         pixels = resize(media.data, *used, "bilinear")  # SMT's triangle filter, but for the outermost pixels
         if form.row is None:
@@ -58,6 +58,13 @@ class SmtPictures:
         key = hashlib.sha256(f"smt {self._model} {used[0]}x{used[1]} ".encode() + media.key).digest()
         piece = Piece("image", {"picture": array}, (1, grid.h, grid.w), key)
         return [MediaChunk("image", grid.h * grid.w, grid, key, (piece,), (width, height), used)]
+
+    def _allowed(self, settings: MediaSettings) -> tuple[list[Size], int | None, int | None]:
+        """The sizes whose tokens are within the limits (all, where none has), and the limits in pixels that are left."""
+        budget.check(settings)
+        low, high = settings.min_tokens, settings.max_tokens
+        sizes = [size for size, g in self._grids.items() if (low or 0) <= g.h * g.w <= (high or math.inf)] or list(self._grids)
+        return sizes, None if low else settings.min_pixels, None if high else settings.max_pixels
 
     def place(self, form: Form) -> tuple[Size, tuple[int, int, int]]:
         """The (width, height) of the pictures a graph takes, and the lattice of their tokens."""

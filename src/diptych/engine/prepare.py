@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence as List
-from dataclasses import replace
 from functools import partial
 
 from diptych import prompt
@@ -16,6 +15,7 @@ from diptych.errors import ContextOverflow, FileError, InputError
 from diptych.families.base import MediaHalf
 from diptych.llama.context import Context
 from diptych.llama.model import TextModel
+from diptych.media import budget
 from diptych.media.access import Access
 from diptych.media.load import decoded, read
 from diptych.options import Options
@@ -87,7 +87,7 @@ class Preparation:
 
     def settings(self, asked: MediaSettings) -> MediaSettings:
         """What a request asks of preprocessing, and the options where it says nothing."""
-        return replace(self._options.media, **{name: value for name, value in vars(asked).items() if value})
+        return budget.merged(asked, self._options.media)
 
     def _check_fit(self, spans: tuple[Span, ...]) -> None:
         n = sum(span.chunk.n_tokens for span in spans)

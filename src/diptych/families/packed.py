@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from diptych.errors import FileError, InputError, MediaError
+from diptych.errors import FileError, UnusableMedia
 from diptych.families.base import Family, Hparams, Part, Rows
 from diptych.graph import nn
-from diptych.media import ladder
+from diptych.media import budget, ladder
 from diptych.media.image import Filter, resize
 from diptych.positions import Positions, mrope
 from diptych.types import Grid, Media, MediaChunk, MediaKind, MediaSettings, Piece
@@ -65,24 +65,21 @@ class Packed(Family):
 
     def used(self, width: int, height: int, low: int, high: int) -> Size:
         """The (width, height) a picture is stretched to, for `low` to `high` pixels in all."""
-        return fit(width, height, self.hp.patch_size * self.hp.n_merge, low, high)
+        return fit(width, height, self._cell, low, high)
 
     def pixel_limits(self, settings: MediaSettings) -> tuple[int, int]:
         """The least and most pixels of a picture: as asked for, else the file's, else the processor's defaults.
 
         Raises InputError when the least that is asked for is more than the most.
         """
-        low, high = self.limits
-        if settings.min_pixels and settings.max_pixels and settings.min_pixels > settings.max_pixels:
-            raise InputError(
-                f"min_pixels is {settings.min_pixels}, more than max_pixels, {settings.max_pixels}; change one of them"
-            )
-        return settings.min_pixels or self.hp.min_pixels or low, settings.max_pixels or self.hp.max_pixels or high
+        low, high = budget.pixels(settings, self._cell**2)
+        return low or self.hp.min_pixels or self.limits[0], high or self.hp.max_pixels or self.limits[1]
 
     def preprocess(self, media: Media, settings: MediaSettings) -> list[MediaChunk]:
         """One chunk of one piece, its patches (n_patch, 3 · n_frames · patch²).
 
-        Raises MediaError when one side of the picture is more than 200 times the other.
+        Raises UnusableMedia when one side of the picture is more than 200 times the other, InputError for settings that
+        exclude each other.
         """
         hp, (height, width, _) = self.hp, media.data.shape
         used = self._stretched(width, height, settings)
@@ -96,8 +93,8 @@ class Packed(Family):
     def _stretched(self, width: int, height: int, settings: MediaSettings) -> Size:
         """The (width, height) of a picture as the model sees it: one of the sizes asked for, else one of its own choice."""
         if settings.sizes:
-            return ladder.choose(width, height, settings.sizes, settings.min_pixels, settings.max_pixels)
-        return self.used(width, height, *self.pixel_limits(settings))
+            return ladder.choose(width, height, settings.sizes, *budget.pixels(settings, self._cell**2))
+        return budget.within(self.used(width, height, *self.pixel_limits(settings)), self._cell, settings.max_tokens)
 
     def layout(self, chunks: Sequence[MediaChunk]) -> list[Part]:
         """A picture between its start and end tokens."""
@@ -203,6 +200,11 @@ class Packed(Family):
             "embeddings": f"one row for each cell of {m} × {m} patches, cells row by row",
         }
 
+    @property
+    def _cell(self) -> int:
+        """Pixels a side of what becomes a token."""
+        return self.hp.patch_size * self.hp.n_merge
+
     @cached_property
     def _levels(self) -> NDArray[np.float32]:
         """(256, 3): what a level becomes in each channel, rescaled in float64 and normalised in float32 as in transformers."""
@@ -230,7 +232,7 @@ def _check(hp: Hparams) -> None:
 def fit(width: int, height: int, unit: int, low: int, high: int) -> Size:
     """The (width, height) a picture is stretched to: multiples of `unit` with `low` to `high` pixels in all.
 
-    As `smart_resize` of transformers, Python's rounding to even included. Raises MediaError for an aspect over 200.
+    As `smart_resize` of transformers, Python's rounding to even included. Raises UnusableMedia for an aspect over 200.
     """
     check_aspect(width, height)
     area = round(width / unit) * round(height / unit) * unit**2
@@ -244,9 +246,9 @@ def fit(width: int, height: int, unit: int, low: int, high: int) -> Size:
 
 
 def check_aspect(width: int, height: int) -> None:
-    """Raise MediaError when one side of a picture is more than 200 times the other."""
+    """Raise UnusableMedia when one side of a picture is more than 200 times the other."""
     if max(width, height) > MAX_ASPECT * min(width, height):
-        raise MediaError(f"the picture is {width}×{height}, and a side may be at most {MAX_ASPECT} times the other; crop it")
+        raise UnusableMedia(f"the picture is {width}×{height}, and a side may be at most {MAX_ASPECT} times the other; crop it")
 
 
 def patchify(image: NDArray[np.uint8], patch: int, merge: int, n_frames: int, levels: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -18,7 +18,16 @@ import llama_cpp.mtmd_cpp as lib
 import numpy as np
 from numpy.typing import NDArray
 
-from diptych.errors import DiptychError, EngineError, FileError, InputError, MediaError, MismatchedHalves, UnknownModel
+from diptych.errors import (
+    DiptychError,
+    EngineError,
+    FileError,
+    InputError,
+    MediaError,
+    MismatchedHalves,
+    UnknownModel,
+    UnusableMedia,
+)
 from diptych.families.base import Rows
 from diptych.llama import log
 from diptych.llama.context import default_threads
@@ -118,13 +127,14 @@ class Mtmd(Native):
         self._lock = threading.Lock()  # libmtmd prepares on any thread, and encodes on one at a time
 
     def picture(self, pixels: NDArray[np.uint8]) -> Prepared:
-        """Prepare (h, w, 3) RGB pixels. Raises MediaError where libmtmd cannot take them."""
+        """Prepare (h, w, 3) RGB pixels. Raises UnusableMedia where libmtmd cannot take them."""
         height, width, _ = pixels.shape
         bitmap = lib.mtmd_bitmap_init(width, height, _bytes(np.ascontiguousarray(pixels)))
         return self._prepare(bitmap, f"the picture of {width}×{height} pixels")
 
     def sound(self, data: NDArray[np.uint8]) -> Prepared:
-        """Prepare the bytes of a WAV, MP3 or FLAC file. Raises MediaError where libmtmd cannot take it."""
+        """Prepare the bytes of a WAV, MP3 or FLAC file. Raises MediaError where libmtmd cannot decode it, UnusableMedia where it
+        cannot take it."""
         pointer = self.pointer
         bitmap, errors = guarded(lambda: lib.mtmd_helper_bitmap_init_from_buf(pointer, _bytes(data), data.size, False))
         if not bitmap:
@@ -157,11 +167,11 @@ class Mtmd(Native):
         try:
             code, errors = guarded(lambda: lib.mtmd_tokenize_from_parts(pointer, out.pointer, parts, 1, False))
         except EngineError as error:
-            raise MediaError(f"libmtmd cannot take {what}: {error}; give another") from error
+            raise UnusableMedia(f"libmtmd cannot take {what}: {error}; give another") from error
         finally:
             lib.mtmd_bitmap_free(bitmap)
         if code:
-            raise MediaError(f"libmtmd cannot take {what}: {log.reason(errors)}; give another")
+            raise UnusableMedia(f"libmtmd cannot take {what}: {log.reason(errors)}; give another")
         return out
 
 
@@ -186,7 +196,7 @@ def _load_error(mmproj: Path, text: TextModel, reason: str) -> DiptychError:
         )
         return WrongWidth(message, int(found[2]))
     if "less than image_min_pixels" in reason:
-        return InputError(f"no size is left for pictures: {reason}; set min_pixels as well as max_pixels, and lower")
+        return InputError(f"no size is left for pictures: {reason}; set min_pixels or image_min_tokens as well, and lower")
     if "projector type" in reason:
         return UnknownModel(f"libmtmd cannot run {mmproj}: {reason}; a newer llama-cpp-python may know it")
     return FileError(f"libmtmd cannot load {mmproj}: {reason}; the file may be damaged, get or convert it again")

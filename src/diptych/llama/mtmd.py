@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diptych import families
-from diptych.errors import MediaError, MismatchedHalves, UnknownModel
+from diptych.errors import MismatchedHalves, UnknownModel, UnsupportedMedia
 from diptych.families.base import Part, Rows
 from diptych.llama import mmproj
 from diptych.llama.libmtmd import Limits, Mtmd, Prepared, WrongWidth
 from diptych.llama.model import TextModel
 from diptych.llama.stand_in import stand_in
+from diptych.media import budget
 from diptych.options import Options
 from diptych.positions import Positions, linear
 from diptych.types import Grid, Media, MediaChunk, MediaKind, MediaSettings, Piece, TextChunk
@@ -65,12 +66,12 @@ class MtmdHalf:
         }
 
     def preprocess(self, media: Media, settings: MediaSettings) -> list[MediaChunk]:
-        """Media → chunks, a piece each. Raises MediaError for what libmtmd cannot take, MismatchedHalves where the text
-        half lacks a token that it sets around them."""
-        if (settings.min_pixels, settings.max_pixels) != (self._options.min_pixels, self._options.max_pixels):
-            log.warning("libmtmd takes min_pixels and max_pixels when it is loaded; those of the request are not honoured")
+        """Media → chunks, a piece each. Raises MediaError and its kinds for what libmtmd cannot take, MismatchedHalves where
+        the text half lacks a token that it sets around them."""
+        if settings != self._options.media:
+            log.warning("libmtmd takes limits of size when it is loaded; those of the request are not honoured")
         if media.kind == "video":
-            raise MediaError("libmtmd takes no video here; give its pictures one by one")
+            raise UnsupportedMedia("libmtmd takes no video here; give its pictures one by one")
         prepared = self._mtmd.picture(media.data) if media.kind == "image" else self._mtmd.sound(media.data)
         if any(token < 0 for i in range(len(prepared)) for token in prepared.tokens(i)):
             raise MismatchedHalves(
@@ -130,13 +131,11 @@ class MtmdHalf:
         return MediaChunk("image", n, Grid(1, h, w), key, (piece,), size, used)
 
     def _limits(self) -> Limits:
-        """The options' pixels as rows."""
-        least, most = self._options.min_pixels, self._options.max_pixels
-        if (least or most) and not self._mmproj.limited:
-            log.warning(
-                "libmtmd has no limits of size for the projector %s; min_pixels and max_pixels do nothing", self._mmproj.projector
-            )
+        """The options' limits as rows. A cell of a picture is a row."""
         area = self._mmproj.side**2
+        least, most = budget.pixels(self._options.media, area)
+        if (least or most) and not self._mmproj.limited:
+            log.warning("libmtmd has no limits of size for the projector %s; none is kept", self._mmproj.projector)
         return Limits(math.ceil(least / area) if least else None, max(1, most // area) if most else None)
 
 

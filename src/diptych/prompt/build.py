@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from diptych.backend import check_kinds
-from diptych.errors import InputError
+from diptych.errors import InputError, UnsupportedMedia
 from diptych.families.base import MediaHalf, Part
 from diptych.prompt.template import ChatTemplate
 from diptych.types import Chunk, MediaChunk, Request, Source, TextChunk
@@ -60,7 +60,7 @@ def _check_media(request: Request, half: MediaHalf | None) -> None:
     parts = request.prompt if request.prompt is not None else [part for m in request.messages for part in m.parts]
     kinds = [part.kind for part in parts if isinstance(part, Source)]
     if kinds and half is None:
-        raise InputError(
+        raise UnsupportedMedia(
             f"the conversation holds {len(kinds)} media part(s), and there is no media half to see them; give one with --mmproj"
         )
     if half:
