@@ -61,6 +61,7 @@ class Visit:
         self.faults: list[str] = []
         page.on("request", lambda request: self.requests.append(request.url))
         page.on("pageerror", lambda error: self.faults.append(str(error)))
+        page.on("filechooser", lambda _: None)  # asked for in time: with a listener at the last moment Chromium may miss it
         page.add_init_script(WATCH)
 
     def open(self, **settings: str) -> None:

@@ -173,7 +173,7 @@ def test_a_picture_unfolds_over_the_chat_and_folds_back(phone) -> None:
     expect(phone.page.locator("#seen")).to_be_hidden()
     phone.page.locator("#pending .thumb").click()
     expect(phone.page.locator("#seen-canvas")).to_be_visible()
-    assert phone.fact("tokens") == "11 × 5 = 55 tokens"
+    assert phone.fact("tokens") == "11 × 5 = 55"
     assert phone.focused() == "close-seen"
     within(phone)
     phone.page.keyboard.press("Escape")

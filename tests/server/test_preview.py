@@ -102,7 +102,7 @@ def test_the_url_alone_and_bare_base64_will_do(served) -> None:
         ({"image_url": {"url": "data:text/html,<b>"}}, 415),
         ({"image_url": {"url": "file:///etc/passwd"}}, 400),
         ({"image_url": {"url": url(RECEIPT)}, "media": {"max_tokens": 0}}, 400),
-        ({"image_url": {"url": url(noise(4, 1000))}}, 400),
+        ({"image_url": {"url": url(noise(4, 1000))}}, 422),
     ],
 )
 def test_what_cannot_be_shown_is_refused_in_words(served, body: dict, status: int) -> None:

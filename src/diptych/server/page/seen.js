@@ -1,7 +1,6 @@
 // The picture as the model sees it: resized, under the grid of its patches and tokens.
 
 import { byId, el } from "./dom.js";
-import { count } from "./timings.js";
 
 const LEAST_STEP = 5; // CSS pixels between two grid lines; closer ones would hide the picture
 const CRISP = 3; // from this enlargement on, pixels keep their edges
@@ -160,7 +159,7 @@ function described({ seen, origin }) {
     ["Given", seen.size.join(" × ")],
     ...(w && h ? [["Seen", `${w} × ${h}`]] : []),
     ...patches,
-    ["Tokens", `${grids} = ${count(seen.n_tokens, "token")}`],
+    ["Tokens", `${grids} = ${seen.n_tokens.toLocaleString("en")}`],
     ["State", STATES[origin] ?? (seen.cached ? "cached" : "not encoded yet")],
   ];
 }
