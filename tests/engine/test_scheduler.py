@@ -55,6 +55,17 @@ def test_a_token_of_every_decoding_sequence_goes_before_prompts() -> None:
     assert step.batch.segments[0].positions[:, 0].tolist() == [3, 3, 3, 0]
 
 
+def test_while_somebody_is_answered_prompts_go_in_small_parts() -> None:
+    talking, new = running(sequence([text(4)]), sequence([text(40)]))
+    talking.cursor, talking.output = 4, [1000]
+    step = schedule([talking, new], 32, n_prefill=5)
+    assert step is not None
+    assert n_rows(step) == [1, 5]
+    step = schedule([new], 32, n_prefill=5)
+    assert step is not None
+    assert n_rows(step) == [32]  # nobody would notice
+
+
 def test_rows_of_several_pictures_go_in_one_batch() -> None:
     sequences = running(sequence([picture("a", 2, 3), text(2)]), sequence([picture("b", 1, 4), text(2)]))
     step = schedule(sequences, 64)
@@ -143,8 +154,10 @@ requests = st.lists(st.tuples(prompts, st.integers(1, 6), st.integers(0, 12), st
 class Run:
     """Requests served to their end: each comes at its own time, and is encoded some steps later."""
 
-    def __init__(self, wanted: list[tuple[list[Chunk], int, int, bool]], n_batch: int, n_pos: int) -> None:
-        self.n_batch, self.n_pos = n_batch, n_pos
+    def __init__(
+        self, wanted: list[tuple[list[Chunk], int, int, bool]], n_batch: int, n_pos: int, n_prefill: int | None = None
+    ) -> None:
+        self.n_batch, self.n_pos, self.n_prefill = n_batch, n_pos, n_prefill
         self.todo = [(sequence(c, n_pos, causal or n_pos == 4, encoded=False), n, delay) for c, n, delay, causal in wanted]
         self.seen: dict[int, list[Any]] = {slot: [] for slot in range(len(self.todo))}
         self.places: dict[int, list[list[int]]] = {slot: [] for slot in range(len(self.todo))}
@@ -160,7 +173,7 @@ class Run:
             for one, _, delay in self.todo:
                 for i, _, chunk in one.media if clock >= delay else ():
                     one.rows[i] = rows_of(chunk)
-            step = schedule([one for one, n, _ in self.todo if len(one.output) < n], self.n_batch, last)
+            step = schedule([one for one, n, _ in self.todo if len(one.output) < n], self.n_batch, last, self.n_prefill)
             if step is not None:
                 last = step.kind
                 self.check(step)
@@ -171,7 +184,9 @@ class Run:
         assert len({s.seq_id for s in batch.segments}) == len(batch.segments)
         assert {s.tokens is None for s in batch.segments} == {step.kind == "media"}
         if batch.causal:
-            assert sum(n_rows(step)) <= self.n_batch
+            n_decoding = sum(one.decoding for one, n, _ in self.todo if len(one.output) < n)
+            part = n_decoding + self.n_prefill if n_decoding and self.n_prefill is not None else self.n_batch
+            assert sum(n_rows(step)) <= min(self.n_batch, part)
         else:
             assert len(batch.segments) == 1
         for one, segment in zip(step.sequences, batch.segments, strict=True):
@@ -187,11 +202,11 @@ class Run:
 
 
 @settings(max_examples=300, deadline=None)
-@given(requests, st.integers(1, 12), st.sampled_from([1, 4]))
+@given(requests, st.integers(1, 12), st.sampled_from([1, 4]), st.none() | st.integers(1, 6))
 def test_every_row_of_every_request_is_decoded_once_in_order_and_nobody_starves(
-    wanted: list[tuple[list[Chunk], int, int, bool]], n_batch: int, n_pos: int
+    wanted: list[tuple[list[Chunk], int, int, bool]], n_batch: int, n_pos: int, n_prefill: int | None
 ) -> None:
-    run = Run(wanted, n_batch, n_pos)
+    run = Run(wanted, n_batch, n_pos, n_prefill)
     run.serve()
     for slot, (prompt, n, _, _) in enumerate(wanted):
         expected: list[Any] = []
