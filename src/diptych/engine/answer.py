@@ -15,8 +15,8 @@ Emit = Callable[[Output | DiptychError], None]
 
 @dataclass
 class Clock:
-    """When a request came, got a slot and gave its first token, on `time.perf_counter`, and what it has taken so far, in
-    milliseconds. The engine adds to it."""
+    """When a request came, got a slot and gave its first and its latest token, on `time.perf_counter`, and what it has
+    taken so far, in milliseconds. The engine adds to it."""
 
     came: float
     preprocess_ms: float = 0.0
@@ -25,6 +25,7 @@ class Clock:
     prefill_ms: float = 0.0
     media_prefill_ms: float = 0.0
     first: float | None = None
+    latest: float | None = None
 
     def admitted(self) -> None:
         """It has a slot now, the first time or again."""

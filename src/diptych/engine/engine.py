@@ -11,6 +11,7 @@ from collections.abc import Sequence as List
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ParamSpec, Self, TypeVar
 
@@ -27,7 +28,7 @@ from diptych.engine.prepare import Preparation
 from diptych.engine.preview import Preview, preview
 from diptych.engine.sequence import Sequence
 from diptych.engine.stats import Stats
-from diptych.errors import DiptychError, EngineError, InputError, NotSupported
+from diptych.errors import DiptychError, InputError, NotSupported, Unavailable
 from diptych.families.base import MediaHalf, Rows
 from diptych.llama.adjust import ends
 from diptych.llama.context import Context
@@ -318,18 +319,13 @@ class Engine:
 
     def _check_open(self) -> None:
         if self._closed:
-            raise EngineError("the engine is closed; load it again before using it")
+            raise Unavailable("the engine is closed; load it again before using it")
 
     async def _beside(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Do something that waits for long without keeping the workers from their work."""
-
-        def call() -> T:
-            self._check_open()  # again: it may have waited
-            return work(*args, **kwargs)
-
         self._check_open()
         with self._gate.inside():
-            return await asyncio.wrap_future(self._aside.submit(call))
+            return await asyncio.wrap_future(self._aside.submit(self._if_open, partial(work, *args, **kwargs)))
 
     def _submit(self, request: Request, emit: Emit) -> Future[Sequence]:
         """Let a worker make a sequence of a request."""
@@ -339,9 +335,13 @@ class Engine:
 
     def _given(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Let a worker do it."""
-        if self._closed:
-            raise EngineError("the engine is closed; load it again before using it")
-        return self._workers.submit(work, *args, **kwargs)
+        self._check_open()
+        return self._workers.submit(self._if_open, partial(work, *args, **kwargs))
+
+    def _if_open(self, work: Callable[[], T]) -> T:
+        """On another thread: what was asked for a while ago."""
+        self._check_open()
+        return work()
 
 
 def _files(

@@ -16,7 +16,7 @@ from diptych.engine.scheduler import Step, schedule
 from diptych.engine.sequence import Kind, Sequence
 from diptych.engine.slots import Slots
 from diptych.engine.stats import Work
-from diptych.errors import DiptychError, EngineError, InputError, TimedOut
+from diptych.errors import DiptychError, EngineError, InputError, TimedOut, Unavailable
 from diptych.llama.context import Context
 from diptych.llama.model import TextModel
 from diptych.llama.sampler import Sampler
@@ -48,9 +48,9 @@ class Loop:
         self._thread.start()
 
     def add(self, sequence: Sequence) -> None:
-        """Put a sequence in line. Raises EngineError once closed."""
+        """Put a sequence in line. Raises Unavailable once closed."""
         if not self._inbox.put(partial(self._add, sequence)):
-            raise EngineError("the engine is closed; load it again before using it")
+            raise Unavailable("the engine is closed; load it again before using it")
 
     def abort(self, sequence: Sequence) -> None:
         """End a sequence without a word; nothing happens where it has ended already."""
@@ -97,8 +97,8 @@ class Loop:
                 idle = not self._step()
             except Exception as error:  # a fault in here must not leave anyone waiting for ever
                 log.exception("the engine thread failed")
-                self._fail_all(f"the engine failed: {type(error).__name__}: {error}")
-        self._fail_all("the engine was closed before the answer was complete")
+                self._fail_all(EngineError(f"the engine failed: {type(error).__name__}: {error}"))
+        self._fail_all(Unavailable("the engine was closed before the answer was complete"))
 
     def _step(self) -> bool:
         """One decode call and what comes of it; False when there is nothing to decode."""
@@ -203,6 +203,10 @@ class Loop:
         end = time.perf_counter()
         self.work.sample_seconds += end - start
         self._lanes.sampled(sequence, start, end)
+        clock = sequence.answer.clock
+        if clock.latest is not None:
+            self.work.gap(end - clock.latest)
+        clock.latest = end
         sequence.output.append(token := choice.token)
         ended = self._model.is_end(token) or token in request.stop_tokens
         stopped = sequence.answer.push(token, b"" if ended else self._piece(request, token), choice.logprob)
@@ -284,8 +288,8 @@ class Loop:
         if sequence.sampler is not None:
             sequence.sampler.close()
 
-    def _fail_all(self, message: str) -> None:
+    def _fail_all(self, error: EngineError) -> None:
         for sequence in [*self._running, *self._waiting]:
-            self._end(sequence, EngineError(message), forget=True)
+            self._end(sequence, error, forget=True)
         while self._slots.forget_idle():
             pass
