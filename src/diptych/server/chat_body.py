@@ -1,22 +1,16 @@
-"""The body of a chat request, and what it asks of the engine."""
+"""The body of a chat request in the form of OpenAI's chat completions."""
 
 from __future__ import annotations
 
-import asyncio
 import json
-import secrets
-from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from diptych.errors import InputError
-from diptych.prompt import history
 from diptych.server import parts
-from diptych.server.fields import Answering
-from diptych.server.parsers import Plan, plan
-from diptych.server.serving import Serving
-from diptych.types import Request
+from diptych.server.conversation import Conversation
+from diptych.types import Message
 
 
 class StreamOptions(BaseModel):
@@ -44,7 +38,7 @@ class ResponseFormat(BaseModel):
         return json.dumps(schema)
 
 
-class ChatBody(Answering):
+class ChatBody(Conversation):
     """A conversation to go on with."""
 
     messages: Annotated[list[dict[str, Any]], Field(min_length=1)]
@@ -53,69 +47,12 @@ class ChatBody(Answering):
     logprobs: bool = False
     top_logprobs: Annotated[int | None, Field(ge=0, le=100)] = None
     n_probs: Annotated[int | None, Field(ge=0, le=100)] = None
-    tools: tuple[dict[str, Any], ...] = ()
-    tool_choice: str | dict[str, Any] | None = None
-    parallel_tool_calls: bool = True
-    chat_template_kwargs: dict[str, Any] | None = None
-    add_generation_prompt: bool = True
-    continue_final_message: bool | None = None
-    vision_history: str = "all"
-    reasoning_format: Literal["auto", "none", "deepseek", "deepseek-legacy"] | None = None
-    reasoning_effort: str | None = None
-    enable_thinking: bool | None = None
 
-    async def plan(self, serving: Serving, scope: str, prefix: str) -> Plan:
-        """The engine's request, named `prefix` and a random rest, and what reads its answers.
+    def turns(self) -> tuple[Message, ...]:
+        return parts.messages(self.messages)
 
-        Raises InputError for what contradicts itself, and as `parsers.plan` does.
-        """
-        request = self.request(serving, scope)
-        reasoning = self.reasoning_format or serving.options.reasoning_format
-        named = replace(request, id=prefix + secrets.token_hex(16))
-        # templates are programs, and take their time
-        return await asyncio.to_thread(
-            plan, serving.engine.template, named, self.tool_choice, self.parallel_tool_calls, reasoning
-        )
-
-    def request(self, serving: Serving, scope: str) -> Request:
-        """The engine's request as the client made it. Raises InputError for what contradicts itself."""
-        if self.n > serving.options.n_parallel:
-            most = serving.options.n_parallel
-            raise InputError(f"n is {self.n}, and there are {most} slots; ask for fewer, or start the server with more (-np)")
-        schema = self.response_format.schema_text()
-        if schema is not None and self.grammar is not None:
-            raise InputError("both response_format and grammar say what the answer must look like; give one")
-        if schema is not None:
-            self.json_schema = schema
-        request = Request(
-            history.seen(parts.messages(self.messages), self.vision_history),
-            tools=self.tools,
-            logprobs=self.n_logprobs(),
-            template=self._template_variables(serving),
-            add_generation_prompt=self.add_generation_prompt,
-            continue_final=self._continues(),
-            scope=scope,
-        )
-        return self.apply(request, serving.engine.default_sampling, serving.options.n_predict)
-
-    def _continues(self) -> bool:
-        """Whether the answer goes on where the last message ends; one of the assistant's asks for that, as in llama-server."""
-        if self.continue_final_message is not None:
-            return self.continue_final_message
-        roles = [message.get("role") for message in self.messages[-2:]]
-        if roles == ["assistant", "assistant"]:
-            raise InputError("the last two messages are both the assistant's; the answer can go on with one of them only")
-        return roles[-1:] == ["assistant"]
-
-    def _template_variables(self, serving: Serving) -> dict[str, Any]:
-        """Variables of the chat template: the server's, those of the request, and what has a field of its own."""
-        out = {**serving.options.chat_template_kwargs, **(self.chat_template_kwargs or {})}
-        if self.reasoning_effort is not None:
-            out.setdefault("reasoning_effort", self.reasoning_effort)
-        thinking = self.enable_thinking if self.reasoning_effort != "none" else False
-        if thinking is not None:
-            out.setdefault("enable_thinking", thinking)
-        return out
+    def answer_schema(self) -> str | None:
+        return self.response_format.schema_text()
 
     def n_logprobs(self) -> int | None:
         """How many likeliest tokens to tell; llama-server's number where a client only asks for logprobs."""

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import groupby
 from typing import Any, cast, get_args
 
 from diptych.errors import InputError, MediaError, UnsupportedMedia
 from diptych.types import MediaKind, Message, Source, ToolCall
+
+Part = str | Source
 
 ENCODED = "media_embedding"  # the type of a part that was encoded before
 MAX_ID = 256  # characters of a media id
@@ -39,34 +42,13 @@ def _message(given: Mapping[str, Any], i: int) -> Message:
     return Message(role, said, _calls(calls, i), given.get("tool_call_id"), given.get("name"), reasoning)
 
 
-def content_parts(content: object, where: str) -> tuple[str | Source, ...]:
-    """A string, a list of parts, or nothing → texts and media. Texts next to each other are joined by a newline, as
-    llama-server does."""
-    if content is None:
-        return ()
-    if isinstance(content, str):
-        return (content,)
-    if not isinstance(content, list):
-        raise InputError(f"{where} is {type(content).__name__}; it must be a string or a list of parts")
-    parts: list[str | Source] = []
-    for i, given in enumerate(content):
-        part = _part(given, f"{where}[{i}]")
-        if isinstance(part, str) and parts and isinstance(parts[-1], str):
-            parts[-1] += "\n" + part
-        else:
-            parts.append(part)
-    return tuple(parts)
-
-
-def _part(given: object, where: str) -> str | Source:
+def part(given: object, where: str) -> Part:
+    """A content part of OpenAI's chat. Raises InputError or MediaError for one that cannot be."""
     if not isinstance(given, Mapping):
         raise InputError(f"{where} is {type(given).__name__}; it must be an object with a type")
     kind = str(given.get("type"))
     if kind in ("text", "input_text", "output_text", "refusal"):
-        text = given.get("text", given.get("refusal"))
-        if not isinstance(text, str):
-            raise InputError(f"{where}.text is {text!r:.40}; it must be a string")
-        return text
+        return text(given, "refusal" if "text" not in given and "refusal" in given else "text", where)
     if kind in _KINDS:
         return media(_KINDS[kind], given.get(kind), where, given)
     if kind == ENCODED:
@@ -74,6 +56,34 @@ def _part(given: object, where: str) -> str | Source:
     raise InputError(
         f"{where} is of type {kind!r:.40}; text, {', '.join(_KINDS)}, {ENCODED} are known (unsupported content[].type)"
     )
+
+
+def text(given: Mapping[str, Any], name: str, where: str) -> str:
+    """A field that must be there and be a string."""
+    value = given.get(name)
+    if not isinstance(value, str):
+        raise InputError(f"{where}.{name} is {value!r:.40}; it must be a string")
+    return value
+
+
+def content_parts(content: object, where: str, read: Callable[[object, str], Part] = part) -> tuple[Part, ...]:
+    """A string, a list of parts that `read` knows, or nothing → texts and media."""
+    if content is None:
+        return ()
+    if isinstance(content, str):
+        return (content,)
+    if not isinstance(content, list):
+        raise InputError(f"{where} is {type(content).__name__}; it must be a string or a list of parts")
+    return joined(read(given, f"{where}[{i}]") for i, given in enumerate(content))
+
+
+def joined(given: Iterable[Part]) -> tuple[Part, ...]:
+    """Parts with texts next to each other in one, a newline between them, as llama-server has it."""
+    out: list[Part] = []
+    for kind, group in groupby(given, type):
+        same = list(group)
+        out += ["\n".join(map(str, same))] if kind is str else same
+    return tuple(out)
 
 
 def encoded(value: Any, where: str) -> Source:  # noqa: ANN401 - JSON, which is checked where it is prepared
