@@ -28,13 +28,14 @@ def after_chain(engine: Engine, found: Iterable[Logprob]) -> list[dict[str, obje
 
 
 def legacy(engine: Engine, found: Iterable[Logprob], offset: int = 0) -> dict[str, object]:
-    """`logprobs` of a text completion; `offset` is the length of the text before."""
+    """`logprobs` of a text completion; `offset` is the length of the text before. Of tokens with one text the likeliest
+    is told."""
     tokens, values, top, offsets = [], [], [], []
     for one in found:
         text = engine.piece(one.token).decode(errors="replace")
         tokens.append(text)
         values.append(max(one.logprob, _LEAST))
-        top.append({engine.piece(token).decode(errors="replace"): max(value, _LEAST) for token, value in one.top})
+        top.append({engine.piece(token).decode(errors="replace"): max(value, _LEAST) for token, value in reversed(one.top)})
         offsets.append(offset)
         offset += len(text)
     return {"tokens": tokens, "token_logprobs": values, "top_logprobs": top, "text_offset": offsets}
