@@ -9,7 +9,9 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 
 from diptych.server import chat, completion, embeddings, encode, info, page, preview, problems, tokens
-from diptych.server.guard import Guard
+from diptych.server.bodies import Bodies
+from diptych.server.exchange import Recorder
+from diptych.server.guard import Guard, Rules
 from diptych.server.serving import Serving
 
 Routers = (
@@ -18,7 +20,11 @@ Routers = (
 
 
 def create(serving: Serving, failed: Callable[[], None] = lambda: None) -> FastAPI:
-    """The app of a serving; `failed` is called when its model cannot be loaded."""
+    """The app of a serving; `failed` is called when its model cannot be loaded.
+
+    Raises FileError or InputError for keys that cannot be used.
+    """
+    rules = Rules(serving.options)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -38,7 +44,10 @@ def create(serving: Serving, failed: Callable[[], None] = lambda: None) -> FastA
     for router in Routers:
         app.include_router(router)
     problems.install(app)
-    app.add_middleware(Guard, options=serving.options)
+    # the last one stands outside
+    app.add_middleware(Bodies, options=serving.options)
+    app.add_middleware(Guard, rules=rules, check_ready=serving.check_ready)
+    app.add_middleware(Recorder, over=serving.over)
     return app
 
 

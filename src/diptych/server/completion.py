@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import secrets
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 
@@ -12,7 +11,7 @@ from fastapi import Request as Http
 from fastapi.responses import JSONResponse, Response
 
 from diptych.errors import DiptychError
-from diptych.server import problems
+from diptych.server import exchange, problems
 from diptych.server.choices import several
 from diptych.server.completion_body import CompletionBody, OpenAiCompletionBody, PromptBody
 from diptych.server.completion_form import Choice, Form, Native, OpenAi
@@ -40,11 +39,12 @@ async def complete_as_openai(body: OpenAiCompletionBody, http: Http, serving: Se
 
 
 def _name() -> str:
-    return f"cmpl-{secrets.token_hex(16)}"
+    return exchange.name("cmpl-")
 
 
 async def _answer(route: str, body: PromptBody, requests: list[Request], form: Form, http: Http, serving: Serving) -> Response:
     serving.notes.unknown(route, body.unknown)
+    serving.asked(route, *requests)
     completion = Completion(route, body, requests, form, serving)
     if body.stream:
         return await event_stream(http, completion.events(), serving.options.sse_ping_interval)

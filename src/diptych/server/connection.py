@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
+from collections.abc import AsyncGenerator, Coroutine
 from contextlib import aclosing
 from typing import TypeVar
 
 from fastapi import Request
 from fastapi.responses import StreamingResponse
 from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
+
+from diptych.server import problems
 
 T = TypeVar("T")
-GONE = 499  # nginx's status for a client that hung up; nobody reads it but the log
 
 
 async def while_connected(http: Request, work: Coroutine[object, object, T]) -> T:
@@ -21,7 +23,7 @@ async def while_connected(http: Request, work: Coroutine[object, object, T]) -> 
     try:
         await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
-            raise HTTPException(GONE, "the client hung up")
+            raise HTTPException(problems.GONE, "the client hung up")
         return task.result()
     finally:
         gone.cancel()
@@ -36,18 +38,27 @@ async def event_stream(http: Request, events: AsyncGenerator[str, None], ping: f
     After `ping` seconds of silence a comment is sent, so that nobody on the way takes the line for dead.
     """
     first = await while_connected(http, _first(events))
-    return StreamingResponse(
-        _pinged(first, events, ping),
-        media_type="text/event-stream",
-        headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
-    )
+    return _EventStream(_pinged(first, events, ping))
+
+
+class _EventStream(StreamingResponse):
+    """Closes the events wherever the response ends: where it waits for a client to read, they would not notice."""
+
+    def __init__(self, events: AsyncGenerator[str, None]) -> None:
+        headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+        super().__init__(events, headers=headers, media_type="text/event-stream")
+        self._events = events
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with aclosing(self._events):
+            await super().__call__(scope, receive, send)
 
 
 async def _first(events: AsyncGenerator[str, None]) -> str | None:
     return await anext(events, None)
 
 
-async def _pinged(first: str | None, events: AsyncGenerator[str, None], ping: float) -> AsyncIterator[str]:
+async def _pinged(first: str | None, events: AsyncGenerator[str, None], ping: float) -> AsyncGenerator[str, None]:
     async with aclosing(events):
         if first is None:
             return

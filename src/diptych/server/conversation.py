@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,6 +10,7 @@ from typing import Any, Literal
 
 from diptych.errors import InputError
 from diptych.prompt import history
+from diptych.server import exchange
 from diptych.server.fields import Answering
 from diptych.server.parsers import Plan, plan
 from diptych.server.serving import Serving
@@ -72,7 +72,7 @@ class Conversation(Answering, ABC):
         """
         request = self.request(serving, scope)
         reasoning = self.reasoning_format or serving.options.reasoning_format
-        named = replace(request, id=prefix + secrets.token_hex(16))
+        named = replace(request, id=exchange.name(prefix))
         # templates are programs, and take their time
         return await asyncio.to_thread(plan, serving.engine.template, named, self.choice(), self.parallel(), reasoning)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import secrets
 import time
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
@@ -17,7 +16,7 @@ from diptych.engine.embed import EUCLIDEAN, Embedding
 from diptych.engine.pool import MAX_NORM
 from diptych.engine.wire import encoded_array
 from diptych.errors import InputError, NotSupported
-from diptych.server import parts, prompts
+from diptych.server import exchange, parts, prompts
 from diptych.server.connection import while_connected
 from diptych.server.fields import Body, MediaLimits
 from diptych.server.serving import Served, Serving
@@ -66,7 +65,7 @@ def _pooling(serving: Serving) -> str:
 
 async def _embedded(route: str, body: EmbeddingsBody, http: Http, serving: Serving) -> list[Embedding]:
     serving.notes.unknown(route, body.unknown)
-    start, name = time.perf_counter(), f"embd-{secrets.token_hex(16)}"
+    start, name = time.perf_counter(), exchange.name("embd-")
     if body.dimensions not in (None, serving.engine.about.n_embd):
         raise InputError(f"dimensions is {body.dimensions}, and this model has {serving.engine.about.n_embd}; leave it out")
     requests = [
@@ -75,7 +74,7 @@ async def _embedded(route: str, body: EmbeddingsBody, http: Http, serving: Servi
     ]
     found = await while_connected(http, serving.engine.embed(requests, body.embd_normalize))
     usage, timings = Usage(_n_tokens(found)), Timings(prefill_ms=1e3 * (time.perf_counter() - start))
-    serving.notes.answered(route, name, Output("", finish_reason="stop", usage=usage, timings=timings))
+    serving.answered(route, name, Output("", finish_reason="stop", usage=usage, timings=timings))
     return found
 
 

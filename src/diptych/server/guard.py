@@ -1,4 +1,4 @@
-"""Who may speak to the server: keys, host names, origins, and bodies of bounded size. Plain ASGI, before any route."""
+"""Who may speak to the server: keys, host names, origins. Plain ASGI, before any route."""
 
 from __future__ import annotations
 
@@ -6,133 +6,113 @@ import hashlib
 import hmac
 import ipaddress
 import socket
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
-from typing import Any
+from collections.abc import Callable, Mapping
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from diptych.errors import FileError, InputError
+from diptych.errors import FileError, InputError, Unavailable
 from diptych.options import ServerOptions
 from diptych.server import problems
 
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
-
-OPEN = ("/health", "/v1/health", "/", "/favicon.ico")  # without a key, as in llama-server
-PAGE = "/page/"
+PAGE = ("/", "/favicon.ico", "/page/")  # and what is below the last
+OPEN = ("/health", "/v1/health", *PAGE)  # without a key, as in llama-server
 _SAFE = ("GET", "HEAD", "OPTIONS")
+_SHOWN = 100  # characters of a client's header in a message
 
 
 class Guard:
-    """Refuses what must not reach a route, and reads every JSON body whatever type it is sent as."""
+    """Refuses what must not reach a route, in this order: the wrong host, origin, key; and all of it while nothing is served."""
 
-    def __init__(self, app: App, options: ServerOptions) -> None:
-        self.app = app
-        self.keys = [key.encode() for key in keys(options)]
-        self.origins = tuple(origin.rstrip("/").lower() for origin in options.cors_origins)
-        self.names = _names(options)
-        self.max_body = options.max_body_mib * 2**20
+    def __init__(self, app: ASGIApp, rules: Rules, check_ready: Callable[[], None] = lambda: None) -> None:
+        """`check_ready` raises Unavailable while no requests are taken; the page is there all the same."""
+        self.app, self.rules, self.check_ready = app, rules, check_ready
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            return await send({"type": "websocket.close", "code": 1008})
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         headers = Headers(scope=scope)
         try:
-            self._check_host(headers)
-            allowed = self._check_origin(scope, headers)
+            self.rules.check_host(headers)
+            allowed = self.rules.check_origin(scope["method"], headers)
         except HTTPException as error:
-            return await problems.response(error, scope["path"])(scope, receive, send)
-        send = _with_headers(send, _cors(headers["origin"]) if allowed else {})
+            return await problems.refuse(error, scope, receive, send)
+        send = _with_headers(send, self.rules.cors(headers["origin"]) if allowed else {})
         if scope["method"] == "OPTIONS" and "access-control-request-method" in headers:
             return await _preflight(headers if allowed else None)(scope, receive, send)
         try:
-            scope["state"]["scope"] = self._check_key(scope["path"], headers)
-            self._check_length(headers)
-            _as_json(scope, headers)
-        except HTTPException as error:
-            return await problems.response(error, scope["path"])(scope, receive, send)
-        await self._bounded(scope, receive, send)
+            scope.setdefault("state", {})["scope"] = self.rules.check_key(scope["path"], headers)
+            _check_upgrade(headers)
+            if not _is_page(scope["path"]):
+                self.check_ready()
+        except (HTTPException, Unavailable) as error:
+            return await problems.refuse(error, scope, receive, send)
+        await self.app(scope, receive, send)
 
-    def _check_host(self, headers: Headers) -> None:
-        """A page of another site may have its name point at this machine (DNS rebinding); the Host header tells."""
+
+class Rules:
+    """What the options say of who may use the server."""
+
+    def __init__(self, options: ServerOptions) -> None:
+        """Raises FileError or InputError for keys that cannot be used."""
+        self._keys = [key.encode() for key in keys(options)]
+        self._origins = tuple(origin.rstrip("/").lower() for origin in options.cors_origins)
+        self._names = _names(options)
+
+    def check_host(self, headers: Headers) -> None:
+        """A page of another site may have its name point at this machine (DNS rebinding); the Host header tells.
+
+        Raises HTTPException for a name that is not this server's.
+        """
         name = _host_name(headers.get("host", ""))
-        if "*" in self.names or name in self.names or _is_address(name):
+        if "*" in self._names or name in self._names or _is_address(name):
             return
-        raise HTTPException(403, f"the host name {name[:100]!r} is not one of this server's; start it with --server-name NAME")
+        raise HTTPException(403, f"the host name {name[:_SHOWN]!r} is not one of this server's; start it with --server-name NAME")
 
-    def _check_origin(self, scope: Scope, headers: Headers) -> bool:
+    def check_origin(self, method: str, headers: Headers) -> bool:
         """Whether a page of another origin calls that may. Raises HTTPException for one that may not."""
         origin = headers.get("origin")
         if origin is None:
             return False
-        if "*" in self.origins or origin.lower() in self.origins:
+        if "*" in self._origins or origin.lower() in self._origins:
             return True
-        if urlsplit(origin).netloc.lower() == headers.get("host", "").lower():
+        host = headers.get("host", "").lower()
+        if host and origin.lower() in (f"http://{host}", f"https://{host}"):
             return False
-        if scope["method"] in _SAFE and scope["method"] != "OPTIONS":
+        if method in ("GET", "HEAD"):
             return False  # the browser keeps the answer from the page
-        raise HTTPException(403, f"pages of {origin[:100]} may not use this server; start it with --cors-origin {origin[:100]}")
+        shown = origin[:_SHOWN]
+        raise HTTPException(403, f"pages of {shown!r} may not use this server; start it with --cors-origin ORIGIN")
 
-    def _check_key(self, path: str, headers: Headers) -> str:
+    def check_key(self, path: str, headers: Headers) -> str:
         """The scope of media ids: a hash of the key. Raises HTTPException where a key is needed and is not there."""
-        shown = headers.get("x-api-key") or ""
-        scheme, _, token = headers.get("authorization", "").partition(" ")
-        if scheme.lower() == "bearer":
-            shown = token.strip()
-        if not self.keys:
+        if not self._keys:
             return ""
-        if any(hmac.compare_digest(shown.encode(), key) for key in self.keys):
-            return hashlib.sha256(shown.encode()).hexdigest()
-        if path in OPEN or path.startswith(PAGE):
+        for shown in _shown_keys(headers):
+            # all are looked at, so that the time it takes tells nothing
+            if sum(hmac.compare_digest(shown, key) for key in self._keys):
+                return hashlib.sha256(shown).hexdigest()
+        if path in OPEN or _is_page(path):
             return ""
         raise HTTPException(401, "Invalid API Key", {"WWW-Authenticate": "Bearer"})
 
-    def _check_length(self, headers: Headers) -> None:
-        length = headers.get("content-length", "0")
-        if not length.isdecimal():
-            raise HTTPException(400, "Content-Length is not a number")
-        if int(length) > self.max_body:
-            raise self._too_large()
+    def cors(self, origin: str) -> dict[str, str]:
+        """The headers by which a browser gives an answer to a page of another origin.
 
-    def _too_large(self) -> HTTPException:
-        return HTTPException(
-            413, f"the body is over {self.max_body // 2**20} MiB; send less, or start the server with --max-body-mib"
-        )
-
-    async def _bounded(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Count a body that comes in pieces and does not say how long it is."""
-        n, begun = 0, False
-
-        async def counting() -> Message:
-            nonlocal n
-            message = await receive()
-            n += len(message.get("body", b""))
-            if n > self.max_body:
-                raise self._too_large()
-            return message
-
-        async def noting(message: Message) -> None:
-            nonlocal begun
-            begun = True
-            await send(message)
-
-        try:
-            await self.app(scope, counting, noting)
-        except HTTPException as error:
-            if begun:
-                raise
-            await problems.response(error, scope["path"])(scope, receive, send)
+        Where any may call, none brings what else the browser knows of the user: a proxy in front may go by cookies.
+        """
+        out = {"Access-Control-Allow-Origin": origin, "Access-Control-Expose-Headers": "X-Request-Id, Retry-After"}
+        return out if "*" in self._origins else {**out, "Access-Control-Allow-Credentials": "true"}
 
 
 def keys(options: ServerOptions) -> list[str]:
     """The keys that clients may show. Raises FileError or InputError for a file of keys that cannot be read or has none."""
-    found = list(options.api_key)
+    found = [key.strip() for key in options.api_key]
     if options.api_key_file is not None:
         try:
             lines = options.api_key_file.read_text().splitlines()
@@ -142,9 +122,15 @@ def keys(options: ServerOptions) -> list[str]:
         if not read:
             raise InputError(f"{options.api_key_file} holds no key; write one a line, or leave --api-key-file out")
         found += read
-    if not all(key.isascii() and key.isprintable() for key in found):
-        raise InputError("a key holds characters that no HTTP header can; use letters, digits and signs of ASCII")
+    if not all(key and key.isascii() and key.isprintable() for key in found):
+        raise InputError("a key is empty or holds what no HTTP header can; use letters, digits and signs of ASCII")
     return found
+
+
+def _shown_keys(headers: Headers) -> list[bytes]:
+    scheme, _, token = headers.get("authorization", "").partition(" ")
+    bearer = token.strip() if scheme.lower() == "bearer" else ""
+    return [key.encode() for key in (bearer, headers.get("x-api-key", "")) if key]
 
 
 def _names(options: ServerOptions) -> set[str]:
@@ -168,36 +154,35 @@ def _is_address(name: str) -> bool:
     return True
 
 
-def _as_json(scope: Scope, headers: Headers) -> None:
-    """curl says `application/x-www-form-urlencoded` unless told otherwise; what is posted here is JSON all the same."""
-    if scope["method"] in _SAFE:
-        return
-    if (given := headers.get("content-type", "").lower()).startswith("multipart/"):
-        raise HTTPException(415, f"the body is {given.partition(';')[0]}, and application/json is expected")
-    MutableHeaders(scope=scope)["content-type"] = "application/json"
+def _is_page(path: str) -> bool:
+    return path in PAGE or path.startswith(PAGE[-1])
 
 
-def _cors(origin: str) -> dict[str, str]:
-    return {"Access-Control-Allow-Origin": origin, "Access-Control-Allow-Credentials": "true", "Vary": "Origin"}
+def _check_upgrade(headers: Headers) -> None:
+    if "websocket" in headers.get("upgrade", "").lower():
+        raise HTTPException(400, "there are no WebSockets here; ask for a stream, which comes as server-sent events")
 
 
 def _preflight(headers: Headers | None) -> Response:
     """What a browser asks before the call itself; no headers where the page may not call."""
     if headers is None:
         return PlainTextResponse("")
-    asked = headers.get("access-control-request-headers", "")
-    return PlainTextResponse(
-        "", headers={"Access-Control-Allow-Methods": "GET, POST, DELETE, OPTIONS", "Access-Control-Allow-Headers": asked}
-    )
+    told = {
+        "Access-Control-Allow-Methods": "GET, POST, DELETE, OPTIONS",
+        "Access-Control-Allow-Headers": headers.get("access-control-request-headers", ""),
+        "Access-Control-Max-Age": "600",
+    }
+    return PlainTextResponse("", headers=told)
 
 
-def _with_headers(send: Send, extra: Iterable[tuple[str, str]] | dict[str, str]) -> Send:
-    pairs = dict(extra)
+def _with_headers(send: Send, extra: Mapping[str, str]) -> Send:
+    """`send`, with headers in the response; which ones depends on the Origin, and caches must know."""
 
     async def sending(message: Message) -> None:
         if message["type"] == "http.response.start":
             headers = MutableHeaders(raw=message.setdefault("headers", []))
-            headers.update({"Server": "diptych", "X-Content-Type-Options": "nosniff", **pairs})
+            headers.update(extra)
+            headers.add_vary_header("Origin")
         await send(message)
 
     return sending

@@ -2,34 +2,39 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import reprlib
 from collections.abc import Mapping
+from http import HTTPStatus
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
 
 from diptych.errors import ContextOverflow, DiptychError, Overloaded
-
-log = logging.getLogger(__name__)
 
 # status → type, as llama-server and as Anthropic name them
 _TYPES = {
     401: "authentication_error",
     403: "permission_error",
     404: "not_found_error",
+    408: "timeout_error",
     429: "rate_limit_error",
     501: "not_supported_error",
     503: "unavailable_error",
     504: "timeout_error",
 }
 _ANTHROPIC_TYPES = {413: "request_too_large", 500: "api_error", 503: "overloaded_error"}
+# of what no route has a word for; llama-server's where it has one
+_SAID = {404: "File Not Found", 405: "this method is not for this path; the header Allow names those that are"}
 _DEEP = "is nested too deeply; send it flatter"
 _shown = reprlib.Repr()  # of what may be millions of items, it looks at the first
 _shown.maxstring = _shown.maxother = 80
+GONE = 499  # nginx's status for a client that hung up; nobody reads it but the log
+_ERROR = "diptych_error"  # in the state of a request
 ANTHROPIC = "/v1/messages"  # paths that begin so answer in Anthropic's form
 
 
@@ -53,6 +58,8 @@ def status_of(error: Exception) -> int:
     """The HTTP status of an error; 500 for a fault of ours."""
     if isinstance(error, HTTPException):
         return error.status_code
+    if isinstance(error, RequestValidationError):
+        return 400
     return error.status if isinstance(error, DiptychError) else 500
 
 
@@ -61,30 +68,49 @@ def response(error: Exception, path: str = "") -> JSONResponse:
     return JSONResponse(body(error, path), status_of(error), headers=_headers(error))
 
 
+async def refuse(error: Exception, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer a request with an error before it reaches a route."""
+    _keep(error, scope)
+    await response(error, scope["path"])(scope, receive, send)
+
+
+def found(scope: Scope) -> Exception | None:
+    """The error that a request was answered with."""
+    error = scope.get("state", {}).get(_ERROR)
+    return error if isinstance(error, Exception) else None
+
+
 def install(app: FastAPI) -> None:
-    """Answer every error of the routes in this form."""
+    """Answer every error that a route raises on purpose in this form."""
 
     async def answer(request: Request, error: Exception) -> JSONResponse:
-        if status_of(error) >= 500 and not isinstance(error, DiptychError):
-            log.error("a fault in diptych at %s %s", request.method, request.url.path, exc_info=error)
+        _keep(error, request.scope)
         return response(error, request.url.path)
 
     async def invalid(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
+        _keep(error, request.scope)
         return response(HTTPException(400, _explained(error)), request.url.path)
 
     async def deep(request: Request, _: Exception) -> JSONResponse:
-        return response(HTTPException(400, f"the body {_DEEP}"), request.url.path)
+        return await answer(request, HTTPException(400, f"the body {_DEEP}"))
 
     app.add_exception_handler(DiptychError, answer)
     app.add_exception_handler(RecursionError, deep)  # nothing here goes deep but what a client sent
     app.add_exception_handler(HTTPException, answer)
     app.add_exception_handler(RequestValidationError, invalid)
-    app.add_exception_handler(Exception, answer)
+
+
+def _keep(error: Exception, scope: Scope) -> None:
+    """For those who note what became of a request. Who hung up while sending it made no mistake in it."""
+    gone = isinstance(error.__cause__, ClientDisconnect)
+    scope.setdefault("state", {})[_ERROR] = HTTPException(GONE, "the client hung up") if gone else error
 
 
 def _detail(error: HTTPException) -> str:
     """What an HTTP error says; of a body that could not be read, why."""
+    if error.status_code in _SAID and error.detail == HTTPStatus(error.status_code).phrase:
+        return _SAID[error.status_code]
     cause = error.__cause__
     if isinstance(cause, RecursionError):
         return f"the body {_DEEP}"

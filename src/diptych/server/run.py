@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import os
+import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from types import FrameType
 
 import uvicorn
 
@@ -12,17 +17,26 @@ from diptych.engine import Engine
 from diptych.errors import InputError
 from diptych.options import ServerOptions
 from diptych.server.app import create
+from diptych.server.notes import JsonLines, Lines
+from diptych.server.protocol import Protocol
 from diptych.server.serving import Serving
+
+log = logging.getLogger(__name__)
+
+KEEP_ALIVE = 30  # seconds that an idle connection is kept; longer than the pools of clients keep theirs
+CONNECTIONS = 900  # at least that many; a process may have 1024 files open, where nobody changed that
+_LAST = 10  # seconds behind the drain, for what is not the engine's to end
 
 
 def serve(name: str, options: ServerOptions, load: Callable[[], Engine], listening: Callable[[str], None]) -> None:
     """Serve the model that `load` gives until SIGINT or SIGTERM; `listening` is told the address once clients can connect.
 
-    Raises InputError when the address cannot be had, and what `load` raises.
+    Raises InputError when the address cannot be had, FileError for keys that cannot be read, MissingExtra for traces that
+    cannot be sent, what `load` raises, and KeyboardInterrupt behind SIGINT.
     """
     serving = Serving(name, options, load)
-    bound = bind(options)
     server = Server(serving, options)
+    bound = bind(options)
     listening(f"http://{_shown(options.host)}:{bound.getsockname()[1]}")
     try:
         server.run([bound])
@@ -41,27 +55,54 @@ class Server(uvicorn.Server):
 
         config = uvicorn.Config(
             create(serving, failed),
+            http=Protocol,
+            ws="none",
+            loop="asyncio",
             log_config=None,
             access_log=False,
             server_header=False,
-            date_header=True,
-            timeout_graceful_shutdown=max(1, round(options.drain_seconds)),
+            limit_concurrency=max(CONNECTIONS, 2 * (options.n_parallel + options.max_queue)),
+            timeout_keep_alive=KEEP_ALIVE,
+            timeout_graceful_shutdown=round(options.drain_seconds) + _LAST,
             lifespan="on",
         )
         super().__init__(config)
-        self._serving = serving
+        self._serving, self._drain_seconds = serving, options.drain_seconds
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Take no more, wait for what runs, and end what still runs then with an error of its own."""
         self._serving.draining = True
+        ending = asyncio.ensure_future(self._end_late())
         await super().shutdown(sockets)
+        ending.cancel()
+
+    async def _end_late(self) -> None:
+        await asyncio.sleep(self._drain_seconds)
+        log.warning("requests still run after %g s, and are ended", self._drain_seconds)
+        await asyncio.to_thread(self._serving.close)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """The first signal asks for an end, which comes at once where nobody is served yet; the second does not ask."""
+        if self.should_exit or not self._serving.ready:
+            logging.shutdown()
+            os._exit(0 if sig == signal.SIGTERM and not self.should_exit else 128 + sig)
+        super().handle_exit(sig, frame)
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """uvicorn's, but an end that SIGTERM asked for is no failure."""
+        with super().capture_signals():
+            yield
+            self._captured_signals = [sig for sig in self._captured_signals if sig != signal.SIGTERM]
 
 
 def log_to_stderr(options: ServerOptions) -> None:
-    """Log lines on standard error: as they are in JSON, else with time and level."""
-    form = "%(message)s" if options.log_json else "%(asctime)s %(levelname)s %(message)s"
-    logging.basicConfig(format=form, datefmt="%H:%M:%S", level=options.log_level.upper())
-    for name in ("uvicorn", "uvicorn.error", "httpx", "httpcore"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    """Log lines of ours on standard error, readable or in JSON; those of others where something went wrong."""
+    lines = logging.StreamHandler()
+    lines.setFormatter(JsonLines() if options.log_json else Lines())
+    logging.basicConfig(handlers=[lines], level=logging.WARNING)
+    logging.getLogger("diptych").setLevel(options.log_level.upper())
+    logging.getLogger("uvicorn").setLevel(logging.CRITICAL)  # what it would say is said in our lines
 
 
 def bind(options: ServerOptions) -> socket.socket:

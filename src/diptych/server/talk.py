@@ -65,6 +65,7 @@ class Talk:
 
     def __init__(self, serving: Serving, route: str, plan: Plan, n: int = 1) -> None:
         self.serving, self.route, self.plan = serving, route, plan
+        serving.asked(route, plan.request)
         self.choices = [Choice(plan.parser()) for _ in range(n)]
 
     @property

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from diptych.errors import InputError, MissingExtra
+from diptych.server.notes import reason
 from diptych.types import Output, Request, Timings
 
 if TYPE_CHECKING:
@@ -48,8 +49,11 @@ class Telemetry:
         self._tracer = provider.get_tracer("diptych", version("diptych"))
         self._propagator = TraceContextTextMapPropagator()
 
-    def record(self, call: Call, request: Request, outputs: Sequence[Output], error: Exception | None = None) -> None:
-        """The spans of a request that is over: of its choices, their last outputs; or what it failed with."""
+    def record(self, call: Call, request: Request | None, outputs: Sequence[Output], error: Exception | None = None) -> None:
+        """The spans of a request that is over: of its choices, their last outputs; or what it failed with.
+
+        There is no `request` where it was refused before anybody understood it.
+        """
         from opentelemetry.trace import SpanKind, Status, StatusCode, set_span_in_context
 
         carrier = {name.lower(): value for name, value in call.headers.items()}
@@ -62,7 +66,7 @@ class Telemetry:
         )
         if error is not None:
             span.set_attribute("error.type", type(error).__name__)
-            span.set_status(Status(StatusCode.ERROR, str(error)))
+            span.set_status(Status(StatusCode.ERROR, reason(error)))
         inside, end = set_span_in_context(span), time.time_ns()
         for name, start_ms, ms in stages(outputs[0].timings) if outputs else ():
             begun = call.started_ns + int(start_ms * _NS)
@@ -127,12 +131,18 @@ def _url(endpoint: str) -> str:
     return endpoint if parts.path not in ("", "/") else f"{parts.scheme}://{parts.netloc}/v1/traces"
 
 
-def _asked(call: Call, request: Request) -> Attributes:
-    sampling = request.sampling
-    known = {
+def _asked(call: Call, request: Request | None) -> Attributes:
+    told: Attributes = {
         "gen_ai.operation.name": call.operation,
         "gen_ai.provider.name": "diptych",
         "gen_ai.request.model": call.model,
+    }
+    return told if request is None else {**told, **_parameters(request)}
+
+
+def _parameters(request: Request) -> Attributes:
+    sampling = request.sampling
+    known = {
         "gen_ai.request.max_tokens": request.max_tokens,
         "gen_ai.request.temperature": sampling.temperature,
         "gen_ai.request.top_p": sampling.top_p,
