@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import logging
+from dataclasses import replace
+
+from rich.text import Text
+
 from diptych.cli import console, flags, model
 from diptych.cli.flags import with_options
+from diptych.cli.sampling import Given, with_sampling
 from diptych.engine import Engine
 from diptych.media.access import Access
 from diptych.options import ServerOptions
 
+log = logging.getLogger(__name__)
+
 
 @with_options(*flags.SERVER, *flags.TEXT, *flags.SHARED, *flags.TRACE, *flags.MEDIA)
+@with_sampling
 def command(
     deployment: model.Name = None,
     text: model.Text = None,
@@ -20,10 +29,12 @@ def command(
     offline: model.Offline = False,
     *,
     options: ServerOptions,
+    sampling: Given,
 ) -> None:
     """Serve a model: the API of OpenAI, Anthropic and llama-server clients, and a chat page.
 
-    The model is named as for `run`: a deployment (`diptych serve reader`), two halves (-m and --mmproj), or -hf.
+    The model is named as for `run`: a deployment (`diptych serve reader`), two halves (-m and --mmproj), or -hf. How
+    tokens are chosen is the default of requests that do not say.
     """
     from diptych.server import run
 
@@ -32,17 +43,18 @@ def command(
         absolute=options.allow_absolute_paths,
     )  # fmt: skip
     run.log_to_stderr(options)
-
+    tell = _in_log if options.log_json else _on_screen
     name = _name(deployment, hf, str(files.text_half))
 
     def load() -> Engine:
         engine = Engine.load(files, options=options, access=Access.server(options))
-        console.tell_backend(options, engine.media_backend)
-        seconds = engine.load_ms / 1e3
-        console.err.print(f"[bold]{options.alias or name}[/] is ready after {seconds:.1f} s; Ctrl-C ends it.", soft_wrap=True)
+        engine.default_sampling = replace(engine.default_sampling, **sampling)
+        if options.media_backend == "auto" and engine.media_backend:
+            tell(f"Media backend: {engine.media_backend}")
+        tell(f"[bold]{options.alias or name}[/] is ready after {engine.load_ms / 1e3:.1f} s; Ctrl-C ends it.")
         return engine
 
-    run.serve(name, options, load, _listening)
+    run.serve(name, options, load, lambda address: tell(f"Loading; listening on [bold]{address}[/]"))
 
 
 def _name(deployment: str | None, hf: str | None, path: str) -> str:
@@ -52,5 +64,10 @@ def _name(deployment: str | None, hf: str | None, path: str) -> str:
     return hf or (Path(deployment).resolve().name if deployment else Path(path).stem)
 
 
-def _listening(address: str) -> None:
-    console.err.print(f"Loading; listening on [bold]{address}[/]", soft_wrap=True)
+def _on_screen(text: str) -> None:
+    console.err.print(text, soft_wrap=True)
+
+
+def _in_log(text: str) -> None:
+    """Where machines read the log, all that is said is a line of it."""
+    log.info("%s", Text.from_markup(text).plain)
