@@ -100,7 +100,9 @@ class TraceFile(Trace):
         self._put({"name": name, "ph": "C", "ts": self._us(time.perf_counter()), "args": {"value": value}}, None)
 
     def flow(self, request: str, step: Literal["start", "step", "end"], lane: str, at: float) -> None:
-        """A point of the arrows of one request."""
+        """A point of the arrows of one request; one without an id has none."""
+        if not request:
+            return
         event = {"name": "request", "cat": "request", "ph": _PHASES[step], "bp": "e", "ts": self._us(at)}
         self._put({**event, "id": crc32(request.encode(errors="replace"))}, lane or _own_lane())  # Perfetto takes numbers alone
 

@@ -56,6 +56,7 @@ class Preparation:
         self._check_fit(spans)
         now = time.perf_counter()
         self._trace.complete("preprocess", "", begun, now, request=request.id)
+        self._trace.flow(request.id, "start", "", begun)
         clock = Clock(came, preprocess_ms=1e3 * (now - begun))
         return Sequence(request, spans, end, self._text.n_pos, Answer(emit, request.stop, clock))
 
