@@ -1,4 +1,5 @@
-"""Write the generated pages: docs/cli.md from the commands, and the table of families in docs/models.md and README.md.
+"""Write the generated pages: docs/cli.md from the commands, and the tables of families in docs/models.md and README.md and
+of metrics in docs/operations.md.
 
 `python scripts/docs.py --check` writes nothing and fails when a page is not what the code says.
 """
@@ -14,6 +15,7 @@ import typer
 
 from diptych import families
 from diptych.cli.main import COMMANDS, app
+from diptych.server.metrics import described
 
 ROOT = Path(__file__).parent.parent
 
@@ -23,11 +25,23 @@ def pages() -> dict[Path, str]:
     table = family_table()
     out = {ROOT / "docs" / "cli.md": cli_page()}
     for path in (ROOT / "README.md", ROOT / "docs" / "models.md"):
-        mark = "<!-- families -->"
-        before, _, rest = path.read_text().partition(mark)
-        after = rest.partition(mark)[2]
-        out[path] = f"{before}{mark}\n{table}\n{mark}{after}"
+        out[path] = with_table(path, "<!-- families -->", table)
+    operations = ROOT / "docs" / "operations.md"
+    out[operations] = with_table(operations, "<!-- metrics -->", metrics_table())
     return out
+
+
+def with_table(path: Path, mark: str, table: str) -> str:
+    """A page with what stands between two marks replaced."""
+    before, _, rest = path.read_text().partition(mark)
+    after = rest.partition(mark)[2]
+    return f"{before}{mark}\n{table}\n{mark}{after}"
+
+
+def metrics_table() -> str:
+    """A Markdown row for each name at /metrics."""
+    rows = [f"| `{name}` | {kind} | {text} |" for name, kind, text in described()]
+    return "\n".join(["| name | kind | |", "|---|---|---|", *rows])
 
 
 def family_table() -> str:

@@ -8,7 +8,7 @@ from itertools import accumulate
 from typing import Literal
 
 import psutil
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
@@ -19,7 +19,9 @@ from diptych.server.exchange import Exchange
 from diptych.types import Output
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)  # from a cached prompt to a large page
+_GAPS = ("diptych_inter_token_seconds", "Between two tokens of an answer.")
 _LONG = (*_SECONDS, 120.0, 300.0, 600.0)
+disable_created_metrics()  # a second series beside each, which says when it began: when the server did
 Values = Callable[[Stats], float | Mapping[str, float]]
 
 
@@ -130,15 +132,14 @@ class Metrics:
             self._queue.observe(timings.queue_ms / 1e3)
             self._first.observe(timings.time_to_first_token_ms / 1e3)
 
+    def collect(self) -> Iterator[Metric]:
+        """Each as it stands now."""
+        yield from self._registry.collect()
+
     def text(self, accept: str) -> tuple[bytes, str]:
         """All of it in the form that a reader accepts, and the media type of that."""
         encoder, media_type = choose_encoder(accept)
         return encoder(self._registry), media_type
-
-    def described(self) -> list[tuple[str, str, str]]:
-        """Name, kind and help of each, as a reader sees them."""
-        found = list(self._registry.collect())
-        return [(f"{m.name}_total" if m.type == "counter" else m.name, m.type, m.documentation) for m in found]
 
 
 class _Readings(Collector):
@@ -160,6 +161,12 @@ class _Readings(Collector):
 def _gaps(stats: Stats) -> Metric:
     below = list(accumulate(stats.gaps))
     buckets = [*zip(map(floatToGoString, GAPS), below, strict=False), ("+Inf", below[-1])]
-    return HistogramMetricFamily(
-        "diptych_inter_token_seconds", "Between two tokens of an answer.", buckets=buckets, sum_value=stats.gap_seconds
-    )
+    return HistogramMetricFamily(*_GAPS, buckets=buckets, sum_value=stats.gap_seconds)
+
+
+def described() -> list[tuple[str, str, str]]:
+    """Name, kind and help of each, as a reader sees them."""
+    ours = [(f"diptych_{reading.name}", reading.kind, reading.help) for reading in READINGS]
+    others = [(metric.name, metric.type, metric.documentation) for metric in Metrics(lambda: None).collect()]
+    every = [*ours, (_GAPS[0], "histogram", _GAPS[1]), *others]
+    return [(f"{name}_total" if kind == "counter" else name, kind, text) for name, kind, text in every]

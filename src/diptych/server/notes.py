@@ -104,9 +104,9 @@ def _medium(use: MediaUse) -> str:
 
 def _level(exchange: Exchange) -> int:
     """Answers and what went wrong are told; who only looks, as monitors do every few seconds, is not."""
-    if exchange.status >= 500:
-        return logging.WARNING
-    return logging.DEBUG if exchange.status < 400 and exchange.method in ("GET", "HEAD", "OPTIONS") else logging.INFO
+    if exchange.method in ("GET", "HEAD", "OPTIONS") and (exchange.status < 400 or exchange.status == 503):
+        return logging.DEBUG
+    return logging.WARNING if exchange.status >= 500 else logging.INFO
 
 
 def _facts(exchange: Exchange) -> dict[str, object]:
