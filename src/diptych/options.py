@@ -150,6 +150,7 @@ class ServerOptions(Options):
         tuple[str, ...], Field(description="An origin whose pages may use this server, such as https://example.org; * for any.")
     ] = ()
     max_body_mib: Annotated[int, Field(ge=1, description="Largest body of a request, in MiB.")] = 64
+    media_max_pixels: Annotated[int, Field(ge=1, description="A picture with more pixels is refused before decoding.")] = 2**26
     media_max_bytes: Annotated[int, Field(ge=1, description="Media with more bytes are refused.")] = 2**26
     media_max_seconds: Annotated[float, Field(gt=0, description="A recording that lasts longer is refused.")] = 3600.0
     media_path: Annotated[Path | None, Field(description="Directory below which file:// media may be read.")] = None

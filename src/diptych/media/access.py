@@ -31,7 +31,7 @@ class Access:
     proxies: bool = False
     max_bytes: int = 2**26
     max_seconds: float = 10.0  # as llama-server
-    max_pixels: int = 178_956_970
+    max_pixels: int = 2**26
     max_audio_seconds: float = 3600.0
 
     @classmethod

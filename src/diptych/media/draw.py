@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from diptych.media.image import Pixels
+from diptych.media.rgb import Pixels
 
 Colour = tuple[int, int, int]
 Item = tuple[Literal["patch", "token", ""], str]  # a swatch and what it stands for

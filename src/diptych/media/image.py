@@ -5,31 +5,34 @@ from __future__ import annotations
 import io
 import threading
 import warnings
+from collections.abc import Callable
 from types import TracebackType
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
-from PIL.Image import Transpose
 
 from diptych.errors import MediaError, MediaTooLarge, UnsupportedMedia
 from diptych.media import recognise
+from diptych.media.rgb import Pixels, rgb
 
-Pixels = NDArray[np.uint8]  # (height, width, 3) RGB
 Filter = Literal["bicubic", "bilinear", "lanczos"]
 
 READABLE = "PNG, JPEG, WebP, GIF, BMP, TIFF, PPM, AVIF or JPEG 2000"
 _ORIENTATION = 0x0112  # the EXIF tag
-_UPRIGHT = {  # its values → what turns the picture upright
-    2: Transpose.FLIP_LEFT_RIGHT,
-    3: Transpose.ROTATE_180,
-    4: Transpose.FLIP_TOP_BOTTOM,
-    5: Transpose.TRANSPOSE,
-    6: Transpose.ROTATE_270,
-    7: Transpose.TRANSVERSE,
-    8: Transpose.ROTATE_90,
+_UPRIGHT: dict[int, Callable[[Pixels], Pixels]] = {  # its values → what turns the picture upright
+    2: np.fliplr,
+    3: lambda pixels: pixels[::-1, ::-1],
+    4: np.flipud,
+    5: lambda pixels: pixels.swapaxes(0, 1),
+    6: lambda pixels: np.rot90(pixels, -1),
+    7: lambda pixels: pixels[::-1, ::-1].swapaxes(0, 1),
+    8: np.rot90,
 }
+# Costs that the number of pixels does not tell; in seconds they are about those of the largest picture that is let in.
+MAX_SCANS = 2**33  # pixels times scans of a JPEG, each of which may take a few bytes in the file and goes over all pixels
+MAX_SLOW = 2**22  # pixels that Pillow decodes in Python
+_SLOW = ("ppm", "ppm_plain", "bmp_rle")
 _FILTERS = {
     "bicubic": Image.Resampling.BICUBIC,
     "bilinear": Image.Resampling.BILINEAR,
@@ -48,11 +51,14 @@ def decode(data: bytes, *, max_pixels: int, name: str) -> Pixels:
         try:
             with _open(kind, data) as picture:
                 _check_size(picture.size, max_pixels, name)
+                _check_cost(picture, data, name)
                 picture.load()
-                return np.array(_upright(picture))
+                _check_size(picture.size, max_pixels, name)  # a first frame may be larger than its animation
+                pixels, turn = rgb(picture), _turn(picture)
+            return np.ascontiguousarray(turn(pixels)) if turn else pixels
         except MediaError:
             raise
-        except MemoryError:
+        except (MemoryError, Image.DecompressionBombError):
             raise MediaTooLarge(f"{name} needs more memory than there is; make it smaller") from None
         except Exception as error:  # Pillow raises whatever it trips over in damaged data
             reason = (str(error).splitlines() or [""])[0].rstrip(".") or type(error).__name__
@@ -99,38 +105,22 @@ def _check_size(size: tuple[int, int], max_pixels: int, name: str) -> None:
         )
 
 
-def _upright(picture: Image.Image) -> Image.Image:
+def _check_cost(picture: Image.Image, data: bytes, name: str) -> None:
+    """Raise MediaTooLarge for a picture whose decoding would take far longer than its size tells."""
+    n_pixels = picture.width * picture.height
+    decoders = {tile[0] for tile in getattr(picture, "tile", ())}
+    if n_pixels > MAX_SLOW and decoders & set(_SLOW):
+        raise MediaTooLarge(f"{name} is stored in a way that takes long to decode, and has {n_pixels:,} pixels; save it as PNG")
+    if "jpeg" in decoders and (n_scans := data.count(b"\xff\xda")) * n_pixels > MAX_SCANS:
+        raise MediaTooLarge(f"{name} is a JPEG picture of {n_pixels:,} pixels in {n_scans:,} scans; save it again as usual")
+
+
+def _turn(picture: Image.Image) -> Callable[[Pixels], Pixels] | None:
+    """What puts the pixels upright, if anything has to."""
     try:
-        turn = _UPRIGHT.get(picture.getexif().get(_ORIENTATION, 1))
+        return _UPRIGHT.get(picture.getexif().get(_ORIENTATION, 1))
     except Exception:  # damaged EXIF data leaves a good picture
-        turn = None
-    rgb = _rgb(picture)
-    return rgb if turn is None else rgb.transpose(turn)
-
-
-def _rgb(picture: Image.Image) -> Image.Image:
-    """Any mode → RGB. Transparency goes on white, as in transformers' `convert_to_rgb` and in Qwen's own loader."""
-    if picture.mode.startswith(("I", "F")):
-        return _grey(picture).convert("RGB")
-    if "A" in picture.getbands() or picture.info.get("transparency") is not None:
-        white = Image.new("RGBA", picture.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, picture.convert("RGBA")).convert("RGB")
-    return picture.convert("RGB")
-
-
-def _grey(picture: Image.Image) -> Image.Image:
-    """Grey of more than 8 bits → 8, which Pillow itself would clip at 255 instead.
-
-    16 bits keep their high byte, as Pillow does for 16-bit colour. Of 32-bit values white is not known: it is taken to
-    be the first of 1 (floats only), 255, 2¹⁶ − 1 and 2³² − 1 that none is above.
-    """
-    values = np.asarray(picture)
-    if picture.mode.startswith("I;16") or picture.format == "PPM":
-        return Image.fromarray((values >> 8).astype(np.uint8))
-    values = np.nan_to_num(values.astype(np.float64))
-    whites = (1.0,) * (picture.mode == "F") + (255.0, 2.0**16 - 1, 2.0**32 - 1)
-    white = next((w for w in whites if values.max() <= w), values.max())
-    return Image.fromarray(np.clip(np.rint(values / white * 255), 0, 255).astype(np.uint8))
+        return None
 
 
 class _Quiet:

@@ -14,7 +14,8 @@ import numpy as np
 from diptych.errors import MediaError, MediaTooLarge, UnsupportedMedia
 from diptych.media import audio
 from diptych.media.access import Access, shown
-from diptych.media.image import Pixels, decode
+from diptych.media.image import decode
+from diptych.media.rgb import Pixels
 from diptych.types import Media, MediaKind, Source
 
 _NOUNS: dict[MediaKind, str] = {"image": "picture", "audio": "recording", "video": "video"}
@@ -56,7 +57,7 @@ def decoded(source: Source, data: bytes, access: Access) -> Media:
 def content_key(pixels: Pixels) -> bytes:
     """SHA-256 of shape and pixels: the same picture in another file format has the same key."""
     digest = hashlib.sha256(b"image %d %d %d " % pixels.shape)
-    digest.update(pixels.tobytes())
+    digest.update(np.ascontiguousarray(pixels).data)
     return digest.digest()
 
 
