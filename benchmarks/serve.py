@@ -1,0 +1,238 @@
+"""A server under load: throughput, time to first token, time between tokens, at 1, 4 and 16 clients, against its peers.
+
+    python benchmarks/serve.py --cache /var/tmp/diptych-bench --llama-server PATH
+
+The model (random weights, Q8_0 text half of Qwen2-0.5B's shape and a tower of 46 million weights) is made once in the
+cache folder. The peers serve the same files: `llama-server`, where its path is given, and llama-cpp-python's own server
+(`pip install 'llama-cpp-python[server]'`), where that is installed. The sides take turns, each measurement on a server
+that was started for it. Every prompt is another one, so that no cache helps, and every answer has the same length.
+
+Beside that: tokens per second of one client against a bare loop over llama_decode, and what a step of the scheduler costs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import base64
+import io
+import json
+import re
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import httpx
+import numpy as np
+from measure import processor
+from PIL import Image
+
+from model import made
+
+START_SECONDS = 120
+
+
+@dataclass(frozen=True)
+class Side:
+    """A server: its name, and the command that starts it on a port."""
+
+    name: str
+    command: Callable[[int], list[str]]
+
+
+@dataclass(frozen=True)
+class Result:
+    """Figures of one measurement; seconds, but for tokens per second."""
+
+    throughput: float
+    first: list[float]
+    between: list[float]
+    peak: float  # memory in GB
+
+    def row(self) -> str:
+        first, first_95 = np.quantile(self.first, [0.5, 0.95])
+        between, between_95 = 1e3 * np.quantile(self.between, [0.5, 0.95])
+        return (
+            f"{self.throughput:7.1f} tok/s   first token {first:6.2f} s (95 %: {first_95:6.2f})"
+            f"   between {between:6.1f} ms (95 %: {between_95:6.1f})   {self.peak:.2f} GB"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cache", type=Path, default=Path("/var/tmp/diptych-bench"), help="folder the model is kept in")
+    parser.add_argument("--llama-server", type=Path, help="llama.cpp's own server")
+    parser.add_argument("--clients", type=int, nargs="*", default=[1, 4, 16])
+    parser.add_argument("--tokens", type=int, default=48, help="length of every answer")
+    parser.add_argument("--prompt", type=int, default=300, help="characters, about as many tokens")
+    parser.add_argument("--size", type=int, default=336, help="pixels a side of the pictures")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--only", nargs="*", default=None, help="sides to measure")
+    args = parser.parse_args()
+    text, mmproj = made(args.cache)
+    sides = [side for side in every_side(text, mmproj, args) if args.only is None or side.name in args.only]
+    print(f"{processor()}, {args.threads} threads; {args.prompt}-character prompts, {args.tokens} tokens a time", flush=True)
+    for images in (False, True):
+        for clients in args.clients:
+            for _ in range(args.rounds):
+                for side in sides:
+                    result = measured(side, clients, images, args)
+                    kind = f"{args.size}×{args.size} picture" if images else "text"
+                    print(f"{kind:16} {clients:3} clients  {side.name:16} {result.row()}", flush=True)
+    bare(text, args)
+
+
+def every_side(text: Path, mmproj: Path, args: argparse.Namespace) -> Iterator[Side]:
+    """Diptych, and the peers that are there."""
+    diptych = str(Path(sys.executable).with_name("diptych"))
+    threads, halves = str(args.threads), ["-m", str(text), "--mmproj", str(mmproj)]
+    common = ["-c", "32768", "-np", "16", "-t", threads]
+    quiet = ["--log-level", "error"]
+    yield Side("diptych", lambda port: [diptych, "serve", *halves, *common, *quiet, "--port", str(port)])
+    if args.llama_server:
+        flags = [*halves, *common, "--kv-unified", "--cache-ram", "0", "--jinja"]
+        yield Side("llama-server", lambda port: [str(args.llama_server), *flags, "--port", str(port)])
+    if find_spec("sse_starlette") and find_spec("starlette_context"):
+        flags = ["--model", str(text), "--clip_model_path", str(mmproj), "--chat_format", "qwen2.5-vl", "--n_ctx", "8192"]
+        threaded = ["--n_threads", threads, "--n_threads_batch", threads]
+        yield Side(
+            "llama-cpp-python", lambda port: [sys.executable, "-m", "llama_cpp.server", *flags, *threaded, "--port", str(port)]
+        )
+
+
+@contextmanager
+def server(side: Side) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """A server of a side, from when it is ready to its end."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    process = subprocess.Popen(side.command(port), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        end = time.monotonic() + START_SECONDS
+        while not ready(url):
+            if process.poll() is not None or time.monotonic() > end:
+                raise SystemExit(f"{side.name} does not start: {' '.join(side.command(port))}")
+            time.sleep(0.2)
+        yield url, process
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def ready(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/v1/models").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def measured(side: Side, clients: int, images: bool, args: argparse.Namespace) -> Result:
+    """Two requests of each client, after one to warm up."""
+    with server(side) as (url, process):
+        return asyncio.run(load(url, process, clients, images, args))
+
+
+async def load(url: str, process: subprocess.Popen[bytes], clients: int, images: bool, args: argparse.Namespace) -> Result:
+    first: list[float] = []
+    between: list[float] = []
+    async with httpx.AsyncClient(base_url=url, timeout=600) as http:
+        await ask(http, body(10**6, images, args), [], [])
+        start = time.perf_counter()
+
+        async def client(i: int) -> None:
+            for turn in range(2):
+                await ask(http, body(2 * i + turn, images, args), first, between)
+
+        await asyncio.gather(*map(client, range(clients)))
+        seconds = time.perf_counter() - start
+    return Result(2 * clients * args.tokens / seconds, first, between, peak(process.pid))
+
+
+async def ask(http: httpx.AsyncClient, wanted: dict[str, object], first: list[float], between: list[float]) -> None:
+    """One streamed answer; the seconds to its first token, and between the others."""
+    last, begun = time.perf_counter(), False
+    async with http.stream("POST", "/v1/chat/completions", json=wanted) as response:
+        response.raise_for_status()
+        async for line in response.aiter_lines():
+            if not line.startswith("data: {") or not (choices := json.loads(line[6:])["choices"]):
+                continue
+            if not choices[0]["delta"].get("content"):
+                continue
+            now = time.perf_counter()
+            (between if begun else first).append(now - last)
+            last, begun = now, True
+
+
+def body(seed: int, images: bool, args: argparse.Namespace) -> dict[str, object]:
+    """A request like no other: the number of the request is in its text and in its picture."""
+    said = {"type": "text", "text": f"{seed} " + "".join(chr(97 + (seed * 7 + i * i) % 26) for i in range(args.prompt))}
+    parts = [{"type": "image_url", "image_url": {"url": picture(seed, args.size)}}, said] if images else [said]
+    # every token of the vocabulary's filling is text, and none ends the answer
+    return {
+        "messages": [{"role": "user", "content": parts}], "stream": True, "max_tokens": args.tokens, "temperature": 0.8,
+        "seed": seed, "top_k": 40, "ignore_eos": True,
+    }  # fmt: skip
+
+
+def picture(seed: int, size: int) -> str:
+    pixels = np.random.default_rng(seed).integers(0, 256, (size // 14, size // 14, 3), np.uint8)
+    out = io.BytesIO()
+    Image.fromarray(pixels).resize((size, size)).save(out, "PNG")
+    return "data:image/png;base64," + base64.b64encode(out.getvalue()).decode()
+
+
+def peak(pid: int) -> float:
+    """The most memory a process had, in GB."""
+    found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    return int(found[1]) / 2**20 if found else float("nan")
+
+
+def bare(text: Path, args: argparse.Namespace) -> None:
+    """Tokens per second of one client through the engine, and of a loop over llama_decode alone, in turns."""
+    from diptych import Engine, Message, Options, Request, Sampling
+    from diptych.llama.context import Context
+    from diptych.llama.model import TextModel
+    from diptych.llama.sampler import Sampler
+    from diptych.types import Batch, Segment
+
+    options = Options(n_ctx=2048, threads=args.threads)
+    n, sampling = 128, Sampling(seed=1, ignore_eos=True)
+
+    def alone() -> float:
+        with TextModel.load(text, options) as model, Context(model, options) as context, Sampler(model, sampling) as sampler:
+            token = 100
+            for i in range(n + 8):
+                if i == 8:
+                    start = time.perf_counter()
+                planes = np.array([[i], [i], [i], [0]], np.int32)
+                context.decode(Batch((Segment(0, planes, tokens=np.array([token], np.int32), wants_logits=True),)))
+                token = sampler.sample(context, 0).token
+            return n / (time.perf_counter() - start)
+
+    def engine() -> tuple[float, float]:
+        with Engine.load(model=text, options=options) as loaded:
+            request = Request((Message("user", ("a",)),), sampling, n)
+            list(loaded._stream(request))
+            before = loaded.stats()
+            last = list(loaded._stream(request))[-1]
+            after = loaded.stats()
+        calls = after.token_calls - before.token_calls
+        return last.timings.tokens_per_second, 1e6 * (after.schedule_seconds - before.schedule_seconds) / calls
+
+    rows = [(alone(), *engine()) for _ in range(args.rounds)]
+    ours, theirs = statistics.median(r[1] for r in rows), statistics.median(r[0] for r in rows)
+    print(f"one client: {ours:.1f} tokens/s through the engine, {theirs:.1f} in a bare loop: {ours / theirs:.3f}")
+    print(f"scheduling: {statistics.median(r[2] for r in rows):.0f} µs a step")
+
+
+if __name__ == "__main__":
+    main()
