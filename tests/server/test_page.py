@@ -147,6 +147,7 @@ def test_an_answer_can_be_made_anew_and_copied_and_the_chat_begun_anew(at) -> No
     at.page.click("#new")
     assert at.page.locator(".turn").count() == 0
     expect(at.page.locator("#seen .blank")).to_be_visible()
+    expect(at.page).to_have_title("reader · Diptych")
 
 
 def test_stopping_frees_the_slot(at, served) -> None:

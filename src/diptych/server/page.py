@@ -46,13 +46,13 @@ router = APIRouter(include_in_schema=False)
 
 
 @router.api_route("/", methods=["GET", "HEAD"])
-def page(request: Request) -> Response:
+async def page(request: Request) -> Response:
     """The page itself."""
     return answer(FILES["index.html"], request)
 
 
 @router.api_route("/page/{name}", methods=["GET", "HEAD"])
-def file(name: str, request: Request) -> Response:
+async def file(name: str, request: Request) -> Response:
     """What the page is made of."""
     if name not in FILES:
         raise HTTPException(404, "File Not Found")

@@ -27,6 +27,7 @@ async function describe() {
   try {
     const found = await props(settings.key);
     const context = found.default_generation_settings?.n_ctx;
+    document.title = found.model_alias ? `${found.model_alias} · Diptych` : "Diptych";
     byId("model").textContent = found.model_alias || found.model_path?.split("/").at(-1) || "model";
     byId("context").textContent = context ? `context ${context.toLocaleString("en")}` : "";
     byId("backend").textContent = found.media_backend ? `media by ${found.media_backend}` : "";
