@@ -6,8 +6,9 @@ from typing import Any
 
 import openai
 import pytest
+import sending
 from completing import FIELDS, complete
-from sites import Site
+from sites import Serve, Site
 
 
 def asked(site: Site, prompt: Any = "the user", **body: Any) -> Any:
@@ -89,8 +90,14 @@ def test_what_is_not_done_is_told_to_the_client_of_openai(tiny_served: Site, bod
         asked(tiny_served, **body)
 
 
-def test_a_completion_can_be_looked_into(tiny_served: Site) -> None:
+def test_answers_can_be_looked_into(tiny_served: Site, serve: Serve) -> None:
     found = complete(tiny_served, path="/v1/completions", verbose=True)
     assert found["__verbose"]["prompt"] == "the user"
     assert found["__verbose"].keys() == FIELDS
     assert "__verbose" not in complete(tiny_served, path="/v1/completions")
+    chat = {"messages": [{"role": "user", "content": [sending.url(), {"type": "text", "text": "Book"}]}], "max_tokens": 2}
+    seen = tiny_served.post("/v1/chat/completions", {**chat, "verbose": True}).json()["__verbose"]
+    assert seen["prompt"] == tiny_served.post("/apply-template", chat).json()["prompt"]
+    assert seen["tokens_predicted"] == 2
+    assert "__verbose" not in tiny_served.post("/v1/chat/completions", chat).json()
+    assert "__verbose" in serve(log_level="debug").post("/v1/chat/completions", chat).json()

@@ -104,3 +104,19 @@ def test_a_cached_prompt_is_used_unless_told_otherwise(serve: Serve) -> None:
 def test_a_slot_can_be_named(tiny_served: Site) -> None:
     for slot in (1, 0, 1):
         assert complete(tiny_served, id_slot=slot)["id_slot"] == slot
+
+
+def test_samplers_can_be_named_by_letters(tiny_served: Site) -> None:
+    order = complete(tiny_served, samplers="kt")["generation_settings"]["samplers"]
+    assert order == complete(tiny_served, samplers=["top_k", "temperature"])["generation_settings"]["samplers"]
+    assert order == ["top_k", "temperature"]
+
+
+def test_an_answer_with_too_little_time_ends_at_a_line(tiny_served: Site) -> None:
+    """As in llama-server: not before there is a new line, which is what programs that fill in code wait for."""
+    lines = {"logit_bias": [["\n", 1000]], "n_predict": 400}
+    cut = complete(tiny_served, **lines, t_max_predict_ms=1)
+    assert cut["stop_type"] == "limit"
+    assert cut["tokens_predicted"] < 400
+    assert cut["has_new_line"]
+    assert complete(tiny_served, logit_bias=[["z", 1000]], n_predict=40, t_max_predict_ms=1)["tokens_predicted"] == 40

@@ -13,7 +13,7 @@ from fastapi import Request as Http
 from fastapi.responses import JSONResponse, Response
 
 from diptych.errors import DiptychError
-from diptych.server import logprobs, problems
+from diptych.server import generation, logprobs, problems
 from diptych.server.chat_body import ChatBody
 from diptych.server.connection import event_stream, while_connected
 from diptych.server.figures import timings, usage
@@ -37,7 +37,8 @@ async def chat(body: ChatBody, http: Http, serving: Served) -> Response:
     choices = await while_connected(http, talk.whole())
     found = [_choice(talk, body, i, "message", message(c), c.ending, c.logprobs) for i, c in enumerate(choices)]
     head = _head(body, talk, "chat.completion")
-    return JSONResponse({**head, "choices": found, "usage": usage(*talk.lasts), "timings": timings(talk.lasts[0])})
+    more = await _verbose(body, talk)
+    return JSONResponse({**head, "choices": found, "usage": usage(*talk.lasts), "timings": timings(talk.lasts[0]), **more})
 
 
 async def _events(body: ChatBody, talk: Talk) -> AsyncGenerator[str, None]:
@@ -61,7 +62,7 @@ async def _events(body: ChatBody, talk: Talk) -> AsyncGenerator[str, None]:
                     yield chunk(i, told, None, tokens, **more)
                     tokens = ()
                 if output.finish_reason:
-                    yield chunk(i, {}, talk.choices[i].ending, timings=timings(output))
+                    yield chunk(i, {}, talk.choices[i].ending, timings=timings(output), **await _verbose(body, talk, i))
     except DiptychError as error:
         if not begun:
             raise
@@ -102,6 +103,12 @@ def message(choice: Choice) -> dict[str, Any]:
 def call(one: ToolCall) -> dict[str, Any]:
     """A call of a tool as OpenAI writes it."""
     return {"id": one.id, "type": "function", "function": {"name": one.name, "arguments": one.arguments}}
+
+
+async def _verbose(body: ChatBody, talk: Talk, i: int = 0) -> dict[str, Any]:
+    """What became of the request, where that is asked for."""
+    choice = talk.choices[i]
+    return await generation.verbose(talk.serving, body, talk.plan.request, choice.last, choice.said.content)
 
 
 def _head(body: ChatBody, talk: Talk, kind: str) -> dict[str, Any]:

@@ -23,7 +23,6 @@ class PromptBody(Answering):
     prompt: Annotated[Any, Field(description="A string, tokens, both in a list, an object with media, or a list of these.")]
     n_probs: _Probabilities = None
     post_sampling_probs: bool = False
-    verbose: bool = False
 
     @property
     def n_likeliest(self) -> int | None:

@@ -129,9 +129,8 @@ class OpenAi:
         self._more: Event = {}
 
     async def look_up(self, choice: Choice) -> None:
-        if self._body.verbose and not self._more:
-            told = await generation.verbose(self._serving, self._body, choice.request, choice.last, choice.text)
-            self._more = {"__verbose": told}
+        if not self._more:
+            self._more = await generation.verbose(self._serving, self._body, choice.request, choice.last, choice.text)
 
     def whole(self, choices: Sequence[Choice]) -> object:
         found = [self._choice(i, c, c.text, c.logprobs, c.last.finish_reason, first=True) for i, c in enumerate(choices)]

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from diptych.errors import InputError
+from diptych.llama.chain import names
 from diptych.types import MediaSettings, Request, Sampling
 
 ShortText = Annotated[str, Field(max_length=4096)]  # what has a bound is also seen to have no half characters
@@ -113,6 +114,7 @@ class Answering(Body):
     t_max_predict_ms: float | None = None
     timings_per_token: bool = False
     return_tokens: bool = False
+    verbose: bool = False
     media: MediaLimits = MediaLimits()
 
     @model_validator(mode="before")
@@ -134,7 +136,7 @@ class Answering(Body):
         if self.seed is not None and self.seed != _RANDOM:
             given["seed"] = self.seed % (2**32 - 1)  # clients send 64 bits, llama.cpp's generator takes 32
         if self.samplers is not None:
-            given["samplers"] = tuple(self.samplers.split(";") if isinstance(self.samplers, str) else self.samplers)
+            given["samplers"] = names(self.samplers) if isinstance(self.samplers, str) else tuple(self.samplers)
         if self.dry_sequence_breakers is not None:
             given["dry_sequence_breakers"] = tuple(self.dry_sequence_breakers)
         if self.logit_bias is not None:
@@ -162,7 +164,7 @@ class Answering(Body):
             media=self.media.settings(),
             cache_prompt=self.cache_prompt,
             slot=None if self.id_slot in (None, -1) else self.id_slot,
-            max_seconds=self.t_max_predict_ms / 1e3 if self.t_max_predict_ms and self.t_max_predict_ms > 0 else None,
+            max_predict_seconds=self.t_max_predict_ms / 1e3 if self.t_max_predict_ms and self.t_max_predict_ms > 0 else None,
         )
 
 

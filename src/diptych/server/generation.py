@@ -66,9 +66,14 @@ def final(serving: Serving, body: Answering, request: Request, last: Output, tex
 
 
 async def verbose(serving: Serving, body: Answering, request: Request, last: Output, text: str) -> dict[str, object]:
-    """`__verbose`: what llama-server adds to answers in other forms, to see what became of a request."""
+    """`__verbose`, which answers in other forms have where that is asked for or the log is at `debug`, as in llama-server:
+    what became of the request, as a field to add; nothing where it is not wanted."""
+    if not body.verbose and serving.options.log_level != "debug":
+        return {}
     prompt = await asyncio.to_thread(as_read, serving, request)
-    return {"index": 0, "content": text, "tokens": [], **final(serving, body, request, last, text), "prompt": prompt}
+    return {
+        "__verbose": {"index": 0, "content": text, "tokens": [], **final(serving, body, request, last, text), "prompt": prompt}
+    }
 
 
 def settings(engine: Engine, request: Request, n_predict: int) -> dict[str, object]:
