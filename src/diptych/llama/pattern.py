@@ -33,7 +33,7 @@ def to_gbnf(expression: str, at: str, add: Callable[[str], str]) -> str:
             warnings.simplefilter("ignore")  # "possible nested set" and the like: the meaning is plain here
             parsed = list(_parser.parse(expression))
     except (re.error, RecursionError, OverflowError, TypeError) as error:
-        raise GrammarError(f"the JSON schema at {at} has the pattern {expression!r}, which is not sound: {error}") from None
+        raise GrammarError(f"the JSON schema at {at} has the pattern {expression!r:.60}, which is not sound: {error}") from None
     anywhere = add(_set([(0, _LAST)])) + "*"
     return " | ".join(_anchored(branch, at, add, anywhere) for branch in _branches(parsed))
 

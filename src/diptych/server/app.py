@@ -8,14 +8,15 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-from diptych.server import chat, completion, embeddings, encode, info, page, preview, problems, tokens
+from diptych.server import anthropic, chat, completion, embeddings, encode, info, page, preview, problems, responses, tokens
 from diptych.server.bodies import Bodies
 from diptych.server.exchange import Recorder
 from diptych.server.guard import Guard, Rules
 from diptych.server.serving import Serving
 
 Routers = (
-    info.router, chat.router, completion.router, embeddings.router, tokens.router, encode.router, preview.router, page.router
+    info.router, chat.router, completion.router, responses.router, anthropic.router, embeddings.router, tokens.router,
+    encode.router, preview.router, page.router,
 )  # fmt: skip
 
 

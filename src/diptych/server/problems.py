@@ -27,7 +27,7 @@ _TYPES = {
     503: "unavailable_error",
     504: "timeout_error",
 }
-_ANTHROPIC_TYPES = {413: "request_too_large", 500: "api_error", 503: "overloaded_error"}
+_ANTHROPIC_TYPES = {413: "request_too_large", 501: "invalid_request_error", 503: "overloaded_error"}
 # of what no route has a word for; llama-server's where it has one
 _SAID = {404: "File Not Found", 405: "this method is not for this path; the header Allow names those that are"}
 _DEEP = "is nested too deeply; send it flatter"
@@ -47,7 +47,8 @@ def body(error: Exception, path: str = "") -> dict[str, object]:
     message = message.encode(errors="replace").decode()  # half a character that a client sent cannot be sent back
     kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
     if path.startswith(ANTHROPIC):
-        return {"type": "error", "error": {"type": _ANTHROPIC_TYPES.get(status, kind), "message": message}}
+        kind = _ANTHROPIC_TYPES.get(status, "api_error" if kind == "server_error" else kind)
+        return {"type": "error", "error": {"type": kind, "message": message}}
     details: dict[str, object] = {"code": status, "message": message, "type": kind, "param": None}
     if isinstance(error, ContextOverflow):
         details |= {"type": "exceed_context_size_error", "n_prompt_tokens": error.n_prompt, "n_ctx": error.n_ctx}

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from diptych.server.choices import answers
-from diptych.server.parsers import CallStart, Delta, Plan, Said, said
+from diptych.server.parsers import CallStart, Delta, Plan, Reasoning, Said, said
 from diptych.server.parsers.parser import Parser
 from diptych.server.serving import Serving
 from diptych.types import Logprob, Output
@@ -18,19 +18,25 @@ Ending = Literal["stop", "length", "tool_calls"]
 
 @dataclass
 class Choice:
-    """One answer as far as it has come: what was said, and the last output."""
+    """One answer as far as it has come: what was said, the last output, and how many of its tokens were reasoning."""
 
     parser: Parser
     deltas: list[Delta] = field(default_factory=list)
     logprobs: list[Logprob] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
     last: Output = field(default_factory=lambda: Output(""))
+    n_reasoning: int = 0
+    _n_held: int = 0  # tokens of which nothing was told yet
 
     def take(self, output: Output) -> list[Delta]:
         """Add an output; what it tells."""
         told = self.parser.push(output.text)
         if output.finish_reason:
             told += self.parser.finish()
+        self._n_held += len(output.tokens)
+        if told:
+            self.n_reasoning += self._n_held if isinstance(told[0], Reasoning) else 0
+            self._n_held = 0
         self.deltas += told
         self.logprobs += output.logprobs
         self.tokens += output.tokens
