@@ -33,7 +33,7 @@ class Bodies:
         body = Body(self, receive)
         try:
             _as_json(scope)
-            self.check_length(Headers(scope=scope).get("content-length", "0"))
+            self.check_length(Headers(scope=scope))
             await self.app(scope, body.receive, body.watching(send))
         except HTTPException as error:
             if body.answered:
@@ -42,8 +42,12 @@ class Bodies:
         finally:
             self.held -= body.n
 
-    def check_length(self, told: str) -> None:
+    def check_length(self, headers: Headers) -> None:
         """Raises HTTPException for a length that is none or too much."""
+        told = headers.get("content-length", "0")
+        if "content-length" in headers and "transfer-encoding" in headers:
+            # a proxy in front may go by the one and we by the other: what it takes for a body would be a request here
+            raise HTTPException(400, "both Content-Length and Transfer-Encoding are given; give one", {"Connection": "close"})
         if not (told.isascii() and told.isdecimal()):
             raise HTTPException(400, "Content-Length is not a number")
         if len(told) > len(str(self.most)) or int(told) > self.most:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import hmac
 import ipaddress
+import re
 import socket
 from collections.abc import Callable, Mapping
-from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
@@ -21,6 +21,7 @@ from diptych.server import problems
 PAGE = ("/", "/favicon.ico", "/page/")  # and what is below the last
 OPEN = ("/health", "/v1/health", *PAGE)  # without a key, as in llama-server
 _SAFE = ("GET", "HEAD", "OPTIONS")
+_HOST = re.compile(r"(\[[^\[\]]*\]|[^\[\]:@/?#]*)(?::\d*)?")
 _SHOWN = 100  # characters of a client's header in a message
 
 
@@ -139,11 +140,9 @@ def _names(options: ServerOptions) -> set[str]:
 
 
 def _host_name(header: str) -> str:
-    """The name in a Host header, without its port."""
-    try:
-        return (urlsplit(f"//{header}").hostname or "").rstrip(".")
-    except ValueError:
-        return header
+    """The name in a Host header, without its port; all of it where it is none."""
+    found = _HOST.fullmatch(header)
+    return found[1].strip("[]").rstrip(".").lower() if found else header
 
 
 def _is_address(name: str) -> bool:
