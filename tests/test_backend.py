@@ -91,7 +91,7 @@ def test_halves_that_do_not_fit_are_told_before_either_is_opened(
     def opened(*_: object) -> None:
         raise AssertionError("opened")
 
-    monkeypatch.setattr(backend.encoder, "open_half", opened)
+    monkeypatch.setattr("diptych.encoder.half.open_half", opened)
     monkeypatch.setattr("diptych.llama.mtmd.MtmdHalf", opened)
     options = Options(threads=1, media_backend=asked)
     with text_of(tmp_path, "qwen2vl") as text, pytest.raises(MismatchedHalves, match=r"gives rows of width 256, and .* 128"):

@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Protocol
 
 from diptych import families
 from diptych.deploy import Deployment, OnnxHalf
-from diptych.encoder import foreign
-from diptych.encoder import half as encoder
 from diptych.errors import InputError, MismatchedHalves, UnsupportedMedia
 from diptych.families.base import MediaHalf, projector_type
 from diptych.options import MediaBackend, Options
@@ -87,6 +85,8 @@ def _known(mmproj: Path) -> bool:
 
 
 def _foreign(onnx: OnnxHalf, options: Options, text: TextModel | None, trace: Trace) -> MediaHalf:
+    from diptych.encoder import foreign  # what writes graphs takes half a second to import, and other backends need it not
+
     half = foreign.open_foreign(onnx, options, (lambda token: len(text.tokenize(token)) == 1) if text else None, trace)
     try:
         check_fit(onnx.config, half, text)
@@ -97,6 +97,8 @@ def _foreign(onnx: OnnxHalf, options: Options, text: TextModel | None, trace: Tr
 
 
 def _onnx(mmproj: Path, options: Options, text: TextModel | None, trace: Trace) -> MediaHalf:
+    from diptych.encoder import half as encoder  # as above
+
     check_fit(mmproj, families.open_family(mmproj), text)  # looking is far quicker than opening
     return encoder.open_half(mmproj, options, trace)
 
