@@ -109,3 +109,11 @@ def test_what_goes_wrong_in_the_middle_of_a_stream_is_its_last_event(tiny_served
         assert [part.get("content", None) or part["choices"][0]["text"] for part in parts] == ["a"]
         assert last["error"]["code"] == 400
     assert tiny_served.idle()
+
+
+def test_nesting_that_is_read_and_cannot_be_worked_on_is_refused_too(tiny_served: Site) -> None:
+    """Python's limit is met later at some depths than where the body is parsed."""
+    for depth in range(940, 1000, 2):
+        schema = b'{"a":' * depth + b"1" + b"}" * depth
+        response = tiny_served.post("/completion", content=b'{"prompt":"a","n_predict":1,"json_schema":' + schema + b"}")
+        assert response.status_code in (200, 400), (depth, response.text)
