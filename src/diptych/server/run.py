@@ -115,6 +115,9 @@ def bind(options: ServerOptions) -> socket.socket:
             f"cannot listen on {options.host}:{options.port}: {error.strerror or error}; choose another --host or --port"
         ) from error
     bound.setblocking(False)
+    # connections inherit it; asyncio leaves it out where a socket was not made for TCP by name, and then a client that puts
+    # off its acknowledgements waits 40 ms for a body behind its headers, and for each word of a stream
+    bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return bound
 
 
