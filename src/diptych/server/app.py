@@ -16,7 +16,7 @@ from diptych.server.serving import Serving
 
 Routers = (
     info.router, chat.router, completion.router, responses.router, anthropic.router, embeddings.router, tokens.router,
-    encode.router, preview.router, page.router,
+    encode.router, preview.router,
 )  # fmt: skip
 
 
@@ -42,7 +42,7 @@ def create(serving: Serving, failed: Callable[[], None] = lambda: None) -> FastA
         redoc_url=None,
     )
     app.state.serving = serving
-    for router in Routers:
+    for router in (*Routers, *([page.router] if serving.options.page else [])):
         app.include_router(router)
     problems.install(app)
     # the last one stands outside
