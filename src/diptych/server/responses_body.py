@@ -38,7 +38,7 @@ class TextFormat(Body):
 class ResponsesBody(Conversation):
     """A conversation to go on with, as items."""
 
-    input: str | list[Any] = ""
+    input: str | list[Any] | None = None
     instructions: str | None = None
     max_output_tokens: int | None = None
     reasoning: Reasoning = Reasoning()

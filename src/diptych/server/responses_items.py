@@ -15,7 +15,7 @@ _ROLES = ("user", "assistant", "system", "developer")
 _KNOWN = "message, function_call, function_call_output and reasoning"
 
 
-def turns(given: str | Sequence[object], instructions: str | None) -> tuple[Message, ...]:
+def turns(given: str | Sequence[object] | None, instructions: str | None) -> tuple[Message, ...]:
     """What was said so far, the instructions first. Raises InputError naming the item that cannot be."""
     out = Turns()
     if instructions is not None:
@@ -23,10 +23,10 @@ def turns(given: str | Sequence[object], instructions: str | None) -> tuple[Mess
     if isinstance(given, str):
         out.say("user", (given,))
     else:
-        for i, item in enumerate(given):
+        for i, item in enumerate(given or ()):
             _add(out, item, f"input[{i}]")
     if not (found := out.messages()):
-        raise InputError("input is empty, and there are no instructions; send a text or a list of items")
+        raise InputError("there is no input, and there are no instructions; send a text or a list of items")
     return found
 
 
