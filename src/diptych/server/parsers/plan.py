@@ -86,12 +86,12 @@ def _calling(sampling: Sampling, choice: Choice, form: Format, mind: Thinking, p
     rules = Rules(strict=choice.mode == "required")
     rest = form.rest(rules, choice.tools, parallel)
     opener = literal(form.openers[0])
-    first = rest if form.begins_answer else rules.made(f"{opener} {rest}")
+    first = rules.made(f"{opener}{'?' if form.begins_answer else ''} {rest}")
     if choice.mode == "required":
         return replace(sampling, grammar=rules.text(_behind_reasoning(rules, mind, first)), grammar_triggers=())
     if form.begins_answer:
         return replace(
-            sampling, grammar=rules.text(f"{opener}? {rest}"), grammar_triggers=_object_of(choice.tools, form.openers[0])
+            sampling, grammar=rules.text(first), grammar_triggers=_object_of(choice.tools, form.openers[0])
         )
     if mind.settled or not (mind.known or mind.opened):
         return replace(sampling, grammar=rules.text(first), grammar_triggers=(re.escape(form.openers[0]),))

@@ -18,7 +18,7 @@ _OPEN, _CLOSE = "<tool_call>", "</tool_call>"
 class Tagged:
     """What stands around the name of a call, around the name of an argument and around its value, and behind them all.
 
-    Where a line end belongs to a tag, the answer may lack it.
+    Where a line end belongs to a tag, an answer may lack it. `gap` is GBNF for what may stand behind each of them.
     """
 
     openers: tuple[str, ...]
@@ -28,6 +28,7 @@ class Tagged:
     key: tuple[str, str]
     value: tuple[str, str]
     end: str
+    gap: str = ""
     begins_answer: bool = False
 
     def read(self, reader: Reader, calls: Calls) -> Steps:
@@ -44,10 +45,15 @@ class Tagged:
             reader.take(len(found))
         yield calls.start(tool.name)
         yield from self._arguments(reader, calls, tool)
-        for closing in dict.fromkeys((self.end.strip(), _CLOSE)):
+        for closing in self._ends:
             yield from reader.space()
             yield from reader.word(closing)
         return True
+
+    @property
+    def _ends(self) -> list[str]:
+        """The tags that end a call."""
+        return self.end.split("\n")
 
     @property
     def _behind_name(self) -> tuple[str, ...]:
@@ -56,7 +62,8 @@ class Tagged:
 
     def _arguments(self, reader: Reader, calls: Calls, tool: Tool) -> Steps:
         """The object, a member at a time; it stays open where the text ends in a member."""
-        before = "{"
+        between = ""
+        yield calls.more("{")
         while True:
             reader.forget()
             yield from reader.space()
@@ -66,11 +73,11 @@ class Tagged:
             if found is None:
                 return True
             reader.take(len(found))
-            yield calls.more(f'{before}"{escaped(key.strip())}": ')
-            before = ", "
+            yield calls.more(f'{between}"{escaped(key.strip())}": ')
+            between = ", "
             if not (yield from self._value(reader, calls, tool.kinds(key.strip()))):
                 return True
-        yield calls.more("{}" if before == "{" else "}")
+        yield calls.more("}")
         return True
 
     def _value(self, reader: Reader, calls: Calls, kinds: frozenset[str]) -> Steps:
@@ -99,7 +106,7 @@ class Tagged:
         if opening := self.value[0].strip():
             yield from reader.space()
             yield from reader.word(opening)
-        if self.value[0].endswith("\n"):
+        elif self.key[1].endswith("\n"):
             yield from reader.word("\n")
 
     def _text(self, reader: Reader) -> Pieces:
@@ -113,32 +120,32 @@ class Tagged:
             reader.take(len(found))
             mark = reader.at
             yield from reader.space()
-            if (yield from reader.sees((self.key[0], self.end.strip(), _CLOSE))):
+            if (yield from reader.sees((self.key[0], *self._ends))):
                 return found
             reader.at = mark
             yield found
 
     def rest(self, rules: Rules, tools: Sequence[Tool], parallel: bool) -> str:
         """Arguments in the order of the schema; those not required may be missing."""
-        ahead = literal("\n") + " " if self.name[0] else ""
+        ahead = literal("\n") if self.name[0] else ""
         forms = " | ".join(self._form(rules, tool) for tool in tools)
-        body = rules.made(f"{ahead}({forms}) {literal(self.end)}")
+        body = rules.made(f"{ahead} ({forms}) {literal(self.end)}")
         return rules.several(body, f'"\\n"? {literal(_OPEN)}', parallel)
 
     def _form(self, rules: Rules, tool: Tool) -> str:
         members = [self._member(rules, tool, key) for key in tool.parameters["properties"]]
-        return rules.made(" ".join([literal(self.name[0] + tool.name + self.name[1]), *members]))
+        return rules.made(" ".join([literal(self.name[0] + tool.name + self.name[1]), self.gap, *members]))
 
     def _member(self, rules: Rules, tool: Tool, key: str) -> str:
-        closing = literal(self.value[1])
-        kinds = tool.kinds(key)
+        closing, kinds = literal(self.value[1]), tool.kinds(key)
         if kinds and "string" not in kinds:
             value = f"{rules.argument(tool, key)} {closing}"
         elif listed := _listed(tool, key):
             value = f"({' | '.join(map(literal, listed))}) {closing}"
         else:
             value = rules.without([self.value[1]], [""], may_end=False)
-        member = rules.made(f"{literal(self.key[0] + key + self.key[1] + self.value[0])} {value}")
+        opening = f"{literal(self.key[0] + key + self.key[1])} {self.gap} {literal(self.value[0]) if self.value[0] else ''}"
+        member = rules.made(f"{opening} {value} {self.gap}")
         return member if key in tool.parameters.get("required", ()) else f"{member}?"
 
 
@@ -162,8 +169,9 @@ KEYS = Tagged(
     openers=(_OPEN,),
     ends_reasoning=False,
     tags=(_OPEN, _CLOSE, "<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>"),
-    name=("", "\n"),
-    key=("<arg_key>", "</arg_key>\n"),
-    value=("<arg_value>", "</arg_value>\n"),
+    name=("", ""),
+    key=("<arg_key>", "</arg_key>"),
+    value=("<arg_value>", "</arg_value>"),
     end=_CLOSE,
+    gap=r'"\n"?',
 )

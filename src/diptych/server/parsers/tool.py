@@ -75,12 +75,13 @@ def _tool(given: Mapping[str, Json]) -> Tool:
     function = given.get("function") if isinstance(given, Mapping) else None
     if not isinstance(function, Mapping) or given.get("type", "function") != "function":
         raise InputError(f'a tool is {json.dumps(given)[:60]}; it must be {{"type": "function", "function": {{"name": …}}}}')
-    name, parameters = function.get("name"), function.get("parameters") or {}
+    name, parameters = function.get("name"), function.get("parameters") or {"properties": {}}
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise InputError(f"a tool has the name {name!r:.60}; it must be up to 256 letters, digits and _ - . / : @")
     if not isinstance(parameters, Mapping):
         raise InputError(f"the parameters of the tool {name} are {json.dumps(parameters)[:60]}; they must be a JSON schema")
-    return Tool(name, {"type": "object", "properties": {}, **parameters})
+    closed = {"additionalProperties": False} if parameters.get("properties") == {} else {}  # it takes no arguments
+    return Tool(name, {"type": "object", "properties": {}, **closed, **parameters})
 
 
 def _kinds(schema: object, root: Schema, depth: int) -> set[str] | None:
