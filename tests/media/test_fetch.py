@@ -348,3 +348,9 @@ def test_proxies_that_cannot_be_spoken_to_are_told(server: ThreadingHTTPServer, 
         get("http://elsewhere.example/good", local)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     assert get(f"http://127.0.0.1:{server.server_port}/good", local) == PNG
+
+
+@pytest.mark.parametrize("user", ["me@", "me:secret@", "@", "127.0.0.1\\@"])
+def test_an_address_with_a_user_is_refused(home: str, user: str) -> None:
+    with pytest.raises(MediaError, match="it names a user; check the address"):
+        get(f"{home.replace('://', f'://{user}')}/good")
