@@ -143,6 +143,7 @@ class Request:
     probs_after_chain: bool = False  # logprobs of the candidates that sampling left, not of the whole vocabulary
     cache_prompt: bool = True
     slot: int | None = None
+    progress: bool = False  # tell how far the prompt is
     max_seconds: float | None = None
     max_predict_seconds: float | None = None
     scope: str = ""
@@ -310,9 +311,23 @@ class Logprob:
 
 
 @dataclass(frozen=True)
+class Progress:
+    """How far a prompt is: its rows in all, those taken from the KV cache, and those that are there by now; the time since
+    the request came, in milliseconds."""
+
+    total: int
+    cached: int
+    processed: int
+    ms: float
+
+
+@dataclass(frozen=True)
 class Output:
-    """A piece of the answer, with usage and timings up to it. The last one of a request has a finish reason, and those of
-    the whole; `stopped_by` is the stop string that ended it."""
+    """A piece of the answer, or of the way to it (`progress`), with usage and timings up to it.
+
+    The last one of a request has a finish reason, and usage and timings of the whole; `stopped_by` is the stop string that
+    ended it.
+    """
 
     text: str
     tokens: tuple[int, ...] = ()
@@ -323,3 +338,4 @@ class Output:
     stopped_by: str | None = None
     media: tuple[MediaUse, ...] = ()
     slot: int | None = None
+    progress: Progress | None = None

@@ -208,6 +208,37 @@ def test_a_prompt_longer_than_the_context_is_refused_before_anything_is_encoded(
     assert tokens(engine, request("what"))
 
 
+def test_a_text_that_no_context_holds_is_refused_before_it_is_tokenised(load: Load) -> None:
+    engine = load(n_ctx=256)
+    start = time.perf_counter()
+    with pytest.raises(ContextOverflow, match=r"20,000,1\d\d characters"):
+        outputs(engine, request("1" * 20_000_000))
+    assert time.perf_counter() - start < 5
+
+
+def test_no_more_pictures_are_looked_at_than_the_context_holds(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = load(n_ctx=256)
+    made, half = [], engine._half
+    assert half is not None
+    preprocess = half.preprocess
+    monkeypatch.setattr(half, "preprocess", lambda *given: made.append(1) or preprocess(*given))
+    with pytest.raises(ContextOverflow):
+        outputs(engine, request(*(png(seed, 280, 280) for seed in range(20))))
+    assert len(made) == 3  # of a hundred tokens each
+
+
+def test_progress_of_a_prompt_is_told_where_it_is_asked_for(load: Load) -> None:
+    engine = load(n_batch=16, n_ubatch=16)
+    wanted = replace(request("the user " * 8, png(), n=4), progress=True)
+    found = [output.progress for output in outputs(engine, wanted) if output.progress]
+    total = outputs(load(), wanted)[-1].usage.prompt_tokens
+    assert found[0].processed == 0
+    assert [p.processed for p in found] == sorted({p.processed for p in found})
+    assert {p.total for p in found} == {total} == {found[-1].processed}
+    again = [output.progress for output in outputs(engine, wanted) if output.progress]
+    assert again[0].processed == again[0].cached == total - 1
+
+
 def test_a_prompt_as_long_as_the_context_gets_one_token(load: Load) -> None:
     engine = load(n_ctx=256)
     base = outputs(engine, request("", n=1))[-1].usage.prompt_tokens

@@ -232,10 +232,10 @@ def test_a_fault_in_a_sampler_ends_its_sequence_only(
 
     sample = Sampler.sample
 
-    def failing(self: Sampler, context: Any, i: int) -> int:
+    def failing(self: Sampler, *given: Any, **more: Any) -> Any:
         if self.seed == 77:
             raise EngineError("planted")
-        return sample(self, context, i)
+        return sample(self, *given, **more)
 
     monkeypatch.setattr(Sampler, "sample", failing)
     assert beside(load(n_parallel=2), request("what", sampling=Sampling(seed=77)), EngineError) == undisturbed

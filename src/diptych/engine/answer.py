@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from diptych.engine.detokenize import Detokenizer
 from diptych.errors import DiptychError
-from diptych.types import FinishReason, Logprob, MediaUse, Output, Timings, Usage
+from diptych.types import FinishReason, Logprob, MediaUse, Output, Progress, Timings, Usage
 
 Emit = Callable[[Output | DiptychError], None]
 
@@ -57,11 +57,12 @@ class Clock:
 
 
 class Answer:
-    """The answer so far, and its clock. `usage` is what is known of the prompt."""
+    """The answer so far, and its clock. `usage` is what is known of the prompt, `slot` who computes it."""
 
     def __init__(self, emit: Emit, stop: tuple[str, ...], clock: Clock) -> None:
         self.clock = clock
         self.usage = Usage()
+        self.slot: int | None = None
         self.has_new_line = False
         self._emit = emit
         self._text = Detokenizer(stop)
@@ -80,15 +81,21 @@ class Answer:
         if text := self._text.push(piece):
             self.has_new_line = self.has_new_line or "\n" in text
             usage, timings = replace(self.usage, completion_tokens=self._n), self.clock.timings(self._n)
-            self._emit(Output(text, self._taken(), None, usage, timings, self._reported()))
+            self._emit(Output(text, self._taken(), None, usage, timings, self._reported(), slot=self.slot))
         return self._text.stopped
 
-    def finish(self, reason: FinishReason, usage: Usage, media: tuple[MediaUse, ...] = (), slot: int | None = None) -> None:
+    def progress(self, processed: int) -> None:
+        """Tell how many rows of the prompt are in the KV cache."""
+        ms = 1e3 * (time.perf_counter() - self.clock.came)
+        progress = Progress(self.usage.prompt_tokens, self.usage.cached_tokens, processed, ms)
+        self._emit(Output("", usage=self.usage, slot=self.slot, progress=progress))
+
+    def finish(self, reason: FinishReason, usage: Usage, media: tuple[MediaUse, ...] = ()) -> None:
         """Hand out the last of the text, with the usage and timings of the whole."""
         text = self._text.push(b"", final=True)
         tokens, logprobs = self._taken(), self._reported()
         timings = self.clock.timings(self._n)
-        self._emit(Output(text, tokens, reason, usage, timings, logprobs, self._text.stopped_by, media, slot))
+        self._emit(Output(text, tokens, reason, usage, timings, logprobs, self._text.stopped_by, media, self.slot))
 
     def fail(self, error: DiptychError) -> None:
         """End with an error, which is raised where the answer is awaited."""

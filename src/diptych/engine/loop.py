@@ -136,9 +136,10 @@ class Loop:
             self._waiting.remove(sequence)
             self._running.append(sequence)
             self._slots.take(sequence)
-            sequence.answer.usage = sequence.usage
+            sequence.answer.usage, sequence.answer.slot = sequence.usage, sequence.slot
             sequence.answer.clock.admitted()
             self._lanes.took(sequence)
+            self._tell(sequence)
             self._encode(sequence, sequence.cursor)
 
     def _decode(self, step: Step) -> None:
@@ -171,6 +172,12 @@ class Loop:
             if not sequence.decoding:
                 sequence.answer.clock.prefilled(step.kind, ms)
             sequence.cursor += segment.n_rows
+            self._tell(sequence)
+
+    def _tell(self, sequence: Sequence) -> None:
+        """Tell who wants to know how far the prompt is."""
+        if sequence.request.progress and not sequence.output:
+            sequence.answer.progress(sequence.cursor)
 
     def _separate(self, step: Step, error: InputError) -> None:
         """A batch was refused for what one sequence put into it: decode each alone, so that only that one ends."""
@@ -267,14 +274,13 @@ class Loop:
         if line is None:
             return
         line.remove(sequence)
-        slot = sequence.slot
         try:
             self._release(sequence, forget)
         finally:
             if isinstance(outcome, DiptychError):
                 sequence.answer.fail(outcome)
             elif outcome is not None:
-                sequence.answer.finish(outcome, sequence.usage, sequence.media_uses, slot)
+                sequence.answer.finish(outcome, sequence.usage, sequence.media_uses)
             else:
                 self.work.aborted += 1
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence as List
-from functools import partial
 
 from diptych import prompt
 from diptych.engine import wire
@@ -22,6 +21,27 @@ from diptych.options import Options
 from diptych.trace import OFF, Trace
 from diptych.types import Chunk, MediaChunk, MediaSettings, Request, Source
 
+_CHARACTERS = 64  # a token of text has fewer
+_LEAST_CHARACTERS = 2**16
+
+
+class Vocabulary:
+    """Tokenises texts of at most as many characters as a context of `n_ctx` tokens can hold."""
+
+    def __init__(self, text: TextModel, n_ctx: int) -> None:
+        self.n_vocab, self.prefix_tokens = text.n_vocab, text.prefix_tokens
+        self._text, self._n_ctx = text, n_ctx
+
+    def tokenize(self, text: str) -> List[int]:
+        """Text → tokens. Raises ContextOverflow before it would take long to find that they are too many."""
+        if len(text) > max(_LEAST_CHARACTERS, _CHARACTERS * self._n_ctx):
+            raise ContextOverflow(
+                f"the prompt has {len(text):,} characters, more than the context of n_ctx {self._n_ctx} tokens can hold; "
+                "shorten it, or set a larger n_ctx",
+                n_ctx=self._n_ctx,
+            )
+        return self._text.tokenize(text)
+
 
 class Preparation:
     """All that making sequences takes. Its methods run on worker threads, and read the vocabulary only."""
@@ -36,11 +56,12 @@ class Preparation:
         known: Known = lambda _: None,
         trace: Trace = OFF,
     ) -> None:
-        """`access` is what media parts may name, by default whatever this process may read; `known` gives rows
-        that are cached. Without a chat template in the options
-        or the text half it is ChatML. Raises FileError for a template's file that cannot be read."""
+        """`access` is what media parts may name, by default whatever this process may read; `known` gives rows that are
+        cached. Without a chat template in the options or the text half it is ChatML. Raises FileError for a template's
+        file that cannot be read."""
         self.template = prompt.ChatTemplate(_template(options) or text.chat_template, text.bos, text.eos)
         self._text, self._half, self._options = text, half, options
+        self._vocabulary = Vocabulary(text, context.n_ctx_slot)
         self._access, self._catalogue, self._trace = access or Access.local(options), Catalogue(known), trace
         self._n_ctx, self._n_ubatch = context.n_ctx_slot, context.n_ubatch
 
@@ -61,10 +82,18 @@ class Preparation:
         return Sequence(request, spans, end, self._text.n_pos, Answer(emit, request.stop, clock))
 
     def chunks(self, request: Request) -> list[Chunk]:
-        """The prompt of a request. Raises as `sequence` does."""
-        settings = self.settings(request.media)
-        chunks_of = partial(self.media_chunks, settings=settings, scope=request.scope)
-        chunks = prompt.build(request, self.template, self._text, self._half, chunks_of)
+        """The prompt of a request. Raises as `sequence` does; no more media are looked at than the context holds."""
+        settings, n = self.settings(request.media), 0
+
+        def chunks_of(source: Source) -> list[MediaChunk]:
+            nonlocal n
+            found = self.media_chunks(source, settings, request.scope)
+            n += sum(chunk.n_tokens for chunk in found)
+            if n > self._n_ctx:
+                raise self._overflow(n, n)
+            return found
+
+        chunks = prompt.build(request, self.template, self._vocabulary, self._half, chunks_of)
         return [chunk for chunk in chunks if chunk.n_tokens]
 
     def pieces(self, request: Request) -> List[str | int | Source]:
@@ -90,18 +119,20 @@ class Preparation:
         """What a request asks of preprocessing, and the options where it says nothing."""
         return budget.merged(asked, self._options.media)
 
+    def _overflow(self, n: int, n_media: int) -> ContextOverflow:
+        return ContextOverflow(
+            f"the prompt has n_tokens {n}, {n_media} of them of pictures, and the context holds n_ctx {self._n_ctx}; "
+            "shorten it, lower max_pixels, or set a larger n_ctx",
+            n,
+            self._n_ctx,
+        )
+
     def _check_fit(self, spans: tuple[Span, ...]) -> None:
         n = sum(span.chunk.n_tokens for span in spans)
         if not n:
             raise InputError("the prompt is empty; say something")
         if n > self._n_ctx:
-            n_media = sum(span.chunk.n_tokens for span in spans if isinstance(span.chunk, MediaChunk))
-            raise ContextOverflow(
-                f"the prompt has n_tokens {n}, {n_media} of them of pictures, and the context holds n_ctx {self._n_ctx}; "
-                "shorten it, lower max_pixels, or set a larger n_ctx",
-                n,
-                self._n_ctx,
-            )
+            raise self._overflow(n, sum(span.chunk.n_tokens for span in spans if isinstance(span.chunk, MediaChunk)))
         for span in spans:
             if not span.causal and span.chunk.n_tokens > self._n_ubatch:
                 raise InputError(

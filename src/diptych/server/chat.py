@@ -16,7 +16,7 @@ from diptych.errors import DiptychError
 from diptych.server import generation, logprobs, problems
 from diptych.server.chat_body import ChatBody
 from diptych.server.connection import event_stream, while_connected
-from diptych.server.figures import timings, usage
+from diptych.server.figures import progress, timings, usage
 from diptych.server.parsers import CallArguments, CallStart, Content, Delta, Reasoning
 from diptych.server.serving import Served
 from diptych.server.talk import Choice, Talk
@@ -56,9 +56,9 @@ async def _events(body: ChatBody, talk: Talk) -> AsyncGenerator[str, None]:
                 if i not in begun:
                     begun.add(i)
                     yield chunk(i, {"role": "assistant", "content": None})
-                more = {"timings": timings(output)} if body.timings_per_token else {}
+                more = progress(output) | ({"timings": timings(output)} if body.timings_per_token else {})
                 tokens = output.logprobs  # told once, with the first delta that they are part of
-                for told in map(delta, piece.deltas) if piece.deltas else ([{}] if tokens else []):
+                for told in map(delta, piece.deltas) if piece.deltas else ([{}] if tokens or output.progress else []):
                     yield chunk(i, told, None, tokens, **more)
                     tokens = ()
                 if output.finish_reason:

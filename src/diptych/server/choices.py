@@ -28,6 +28,9 @@ async def answers(engine: Engine, request: Request, n: int) -> AsyncGenerator[tu
     first = engine.generate(request)
     async with aclosing(first):
         begun = await anext(first)
+        while begun.progress is not None:
+            yield 0, begun
+            begun = await anext(first)
         yield 0, begun
         rest: list[AsyncIterator[Output]] = [engine.generate(_other(request, i)) for i in range(1, n)]
         async for item in _merged([first if begun.finish_reason is None else _nothing(), *rest]):

@@ -93,7 +93,7 @@ class Completion:
     async def _told(self, i: int, output: Output) -> AsyncIterator[object]:
         choice = self._choices[i]
         told = choice.take(output)
-        if told.text or told.tokens or told.logprobs:
+        if told.text or told.tokens or told.logprobs or told.progress:
             yield self._form.part(i, choice, told)
             choice.begun = True
         if output.finish_reason:

@@ -40,7 +40,7 @@ class PromptBody(Answering):
 
     def _request(self, prompt: Prompt, serving: Serving, scope: str) -> Request:
         request = Request(prompt=prompt, logprobs=self.n_likeliest, probs_after_chain=self.post_sampling_probs, scope=scope)
-        request = self.apply(request, serving.engine.default_sampling, serving.options.n_predict)
+        request = self.apply(request, serving.engine.default_sampling, serving.options)
         return replace(request, max_tokens=1) if self.only_prompt(serving) else request
 
     def only_prompt(self, serving: Serving) -> bool:

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from diptych.server import generation, logprobs
 from diptych.server.completion_body import CompletionBody, OpenAiCompletionBody
-from diptych.server.figures import timings, usage
+from diptych.server.figures import progress, timings, usage
 from diptych.server.prompts import shown
 from diptych.server.serving import Serving
 from diptych.types import Logprob, Output, Request, Usage
@@ -88,6 +88,7 @@ class Native:
             "id_slot": -1 if output.slot is None else output.slot,
             "tokens_predicted": len(choice.tokens),
             "tokens_evaluated": output.usage.prompt_tokens,
+            **progress(output),
             **({"timings": timings(output)} if self._body.timings_per_token else {}),
             **self._probabilities(output.logprobs),
         }

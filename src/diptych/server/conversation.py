@@ -96,7 +96,7 @@ class Conversation(Answering, ABC):
             continue_final=self._continues(turns),
             scope=scope,
         )
-        return self.apply(request, serving.engine.default_sampling, serving.options.n_predict)
+        return self.apply(request, serving.engine.default_sampling, serving.options)
 
     def _continues(self, turns: Sequence[Message]) -> bool:
         """Whether the answer goes on where the last message ends; one of the assistant's asks for that, as in llama-server."""

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from diptych.errors import InputError
 from diptych.llama.chain import names
+from diptych.options import ServerOptions
 from diptych.types import MediaSettings, Request, Sampling
 
 ShortText = Annotated[str, Field(max_length=4096)]  # what has a bound is also seen to have no half characters
@@ -114,6 +115,7 @@ class Answering(Body):
     t_max_predict_ms: float | None = None
     timings_per_token: bool = False
     return_tokens: bool = False
+    return_progress: bool = False
     verbose: bool = False
     media: MediaLimits = MediaLimits()
 
@@ -152,18 +154,21 @@ class Answering(Body):
         asked = next((n for n in (self.max_completion_tokens, self.max_tokens, self.n_predict) if n is not None), default)
         return None if asked == -1 else asked
 
-    def apply(self, request: Request, defaults: Sampling, n_predict: int) -> Request:
-        """A request with these settings."""
+    def apply(self, request: Request, defaults: Sampling, options: ServerOptions) -> Request:
+        """A request with these settings, and the server's where it says nothing."""
+        stops = (self.stop,) if isinstance(self.stop, str) else self.stop
         return replace(
             request,
             sampling=self.sampling(defaults),
-            max_tokens=self.limit(n_predict),
-            stop=(self.stop,) if isinstance(self.stop, str) else self.stop,
+            max_tokens=self.limit(options.n_predict),
+            stop=tuple(stop for stop in stops if stop),  # an empty one asks for nothing, as in llama-server
             stop_tokens=self.stop_token_ids,
             keep_special=not self.skip_special_tokens,
             media=self.media.settings(),
             cache_prompt=self.cache_prompt,
             slot=None if self.id_slot in (None, -1) else self.id_slot,
+            progress=self.return_progress,
+            max_seconds=options.max_request_seconds,
             max_predict_seconds=self.t_max_predict_ms / 1e3 if self.t_max_predict_ms and self.t_max_predict_ms > 0 else None,
         )
 

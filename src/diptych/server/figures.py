@@ -38,6 +38,13 @@ def timings(output: Output) -> dict[str, object]:
     }
 
 
+def progress(output: Output) -> dict[str, object]:
+    """How far the prompt is, as llama-server tells it, where the output tells that."""
+    if (p := output.progress) is None:
+        return {}
+    return {"prompt_progress": {"total": p.total, "cache": p.cached, "processed": p.processed, "time_ms": round(p.ms)}}
+
+
 def usage(*outputs: Output) -> dict[str, object]:
     """OpenAI's `usage` of the choices of one request; the prompt counts once."""
     prompt = outputs[0].usage
