@@ -101,7 +101,7 @@ def test_without_the_bound_the_process_dies(text: TextModel) -> None:
     """Why the depth is bounded. The other limits stand well below what was measured to break as well."""
     code = f"""
 from pathlib import Path
-from diptych.llama.model import *; from diptych.llama.constraint import load
+from diptych.llama.model import *; from diptych.llama.parse import load
 load(TextModel.load(Path({str(text.path)!r})), "root ::= " + "(" * 100000 + '"a"' + ")" * 100000)
 """
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60).returncode < 0

@@ -254,7 +254,7 @@ def random_text(text: TextModel, gbnf: str, rng: np.random.Generator) -> str:
     constraint, out = Constraint(text, gbnf), b""
     while True:
         candidates = Candidates(np.arange(text.n_vocab, dtype=np.int32), np.zeros(text.n_vocab, np.float32))
-        candidates.apply(constraint.native)
+        constraint.restrict(candidates)
         # llama.cpp lets overlong UTF-8 pass behind these two bytes; no text has it, but a random choice of bytes does
         left = candidates.rows["id"][np.isfinite(candidates.rows["logit"])]
         allowed = [t for t in left.tolist() if text.piece(t) not in (b"\xe0", b"\xf0")]
@@ -262,5 +262,6 @@ def random_text(text: TextModel, gbnf: str, rng: np.random.Generator) -> str:
         if any(map(text.is_end, allowed)):
             return out.decode()
         token = int(rng.choice(plain if rng.random() < 0.9 else allowed))
+        assert constraint.allows(token)
         constraint.take(token)
         out += text.piece(token)

@@ -28,6 +28,8 @@ _MOST = 64  # samplers in a chain
 _TRIED_FIRST = 512  # candidates that a grammar is tried on before the whole vocabulary
 _BREAKERS_KEPT = 8  # DRY samplers of a model whose sequence breakers stay looked up
 
+Restrict = Callable[[Candidates], None]
+
 _dry: WeakKeyDictionary[TextModel, OrderedDict[tuple[object, ...], Native]] = WeakKeyDictionary()
 
 
@@ -54,18 +56,19 @@ class Chain(Native):
                 lib.llama_sampler_accept(self.pointer, token)
                 self._window.push(token)
 
-    def choose(self, logits: NDArray[np.float32], constraint: Native | None = None) -> Candidates:
-        """What is left of the candidates of (n_vocab,) logits, the chosen one marked; of those a constraint lets pass.
+    def choose(self, logits: NDArray[np.float32], restrict: Restrict | None = None) -> Candidates:
+        """What is left of the candidates of (n_vocab,) logits, the chosen one marked; of those alone that `restrict`
+        leaves a chance.
 
         The tokens that cannot be chosen are left out before, where that is sure to change nothing.
         """
-        few = None if self._n_best is None else self._shortlist(logits, self._n_best)
-        if few is not None and constraint is not None:
-            few = self._allowed(logits, self._n_best or 0, constraint)
+        few = None
+        if self._n_best is not None:
+            few = self._shortlist(logits, self._n_best) if restrict is None else self._allowed(logits, self._n_best, restrict)
         if few is None:
             few = self._everything(logits)
-            if constraint is not None:
-                few.apply(constraint)
+            if restrict is not None:
+                restrict(few)
         few.apply(self)
         return few
 
@@ -79,12 +82,12 @@ class Chain(Native):
             ids = np.union1d(ids, known)
         return Candidates(ids, logits[ids])
 
-    def _allowed(self, logits: NDArray[np.float32], n: int, constraint: Native) -> Candidates | None:
-        """The likeliest candidates, where enough of them pass a constraint that the others do not matter."""
+    def _allowed(self, logits: NDArray[np.float32], n: int, restrict: Restrict) -> Candidates | None:
+        """The likeliest candidates, where enough of them are left a chance that the others do not matter."""
         few = self._shortlist(logits, max(n, _TRIED_FIRST))
         if few is None:
             return None
-        few.apply(constraint)
+        restrict(few)
         enough = n + (0 if self._window is None else len(self._window))
         return few if np.isfinite(few.rows["logit"]).sum() >= enough else None
 

@@ -10,10 +10,12 @@ refused too: where one may follow text, llama.cpp lets any token begin with that
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from diptych.errors import GrammarError
-from diptych.llama import schema
-from diptych.llama.rules import EMPTY, TERMINAL, Rules
+from diptych.llama import ambiguity, schema
+from diptych.llama.pattern import Ranges, others
+from diptych.llama.rules import EMPTY, Rules
 from diptych.types import Sampling
 
 ROOT = "root"
@@ -25,6 +27,8 @@ MAX_SIZE = 500_000  # elements once repetitions are written out, eight bytes eac
 _NAME = re.compile(r"[A-Za-z0-9-]+")
 _SPACE, _LINES = re.compile(r"(?:[ \t]|#[^\r\n]*)*"), re.compile(r"(?:[ \t\r\n]|#[^\r\n]*)*")
 _CHARACTER = re.compile(r"""\\(?:x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}|[trn\\"\[\]-])|[^\\]""", re.S)
+_ESCAPES = {"t": 9, "r": 13, "n": 10}
+_TO = -1  # the - of a range
 _TIMES = re.compile(r"\{[ \t]*(\d+)[ \t]*(?:(,)[ \t]*(\d*)[ \t]*)?\}")
 
 
@@ -40,6 +44,7 @@ def of(sampling: Sampling) -> str | None:
     return gbnf
 
 
+@lru_cache(maxsize=32)
 def check(gbnf: str) -> None:
     """Raise GrammarError, with line and column, for a grammar that llama.cpp cannot take or must not be given."""
     if (size := len(gbnf.encode("utf-8", "replace"))) > MAX_BYTES:
@@ -48,10 +53,15 @@ def check(gbnf: str) -> None:
         raise GrammarError(f"the grammar holds {bad[0]!r} at {_place(gbnf, bad.start())}, which is not text")
     rules = _Reader(gbnf).read()
     rules.check(ROOT, lambda offset: _place(gbnf, offset))
+    if (rule := ambiguity.endless(rules)) is not None:
+        raise GrammarError(
+            f"the grammar's rule {rules.name(rule)} can be come to in ever more ways by the same text; "
+            "let its alternatives begin differently, and what they begin with alike stand before them once"
+        )
 
 
 class _Reader:
-    """Reads GBNF as llama.cpp does, keeping of each symbol only what the checks need: a rule's number, or TERMINAL."""
+    """Reads GBNF as llama.cpp does, as `Rules` that the checks go over."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -110,15 +120,13 @@ class _Reader:
 
     def _symbol(self, c: str, depth: int) -> int:
         if c == '"':
-            return self._characters('"', "text in quotes")
+            found = self._characters('"', "text in quotes")
+            return self.rules.text(tuple([(code, code)] for code in found))
         if c == "[":
-            self.at += self.text.startswith("[^", self.at)
-            if self._characters("]", "characters in brackets") == EMPTY:
-                raise self._error("brackets without a character in them", self.at - 2)
-            return TERMINAL
+            return self._set()
         if c == ".":
             self.at += 1
-            return TERMINAL
+            return self.rules.text((others([]),))
         if c == "(":
             return self._group(depth)
         if c in "<!":
@@ -126,19 +134,30 @@ class _Reader:
         start = self.at
         return self.rules.number(self._match(_NAME, 'a rule, "text", [characters], . or (')[0], start)
 
-    def _characters(self, end: str, what: str) -> int:
-        """Past the closing `end` of a literal or a set; EMPTY where nothing stands in it."""
+    def _set(self) -> int:
+        negated = self.text.startswith("[^", self.at)
+        self.at += negated
+        found = self._characters("]", "characters in brackets")
+        if not found:
+            raise self._error("brackets without a character in them", self.at - 2)
+        ranges = _ranges(found)
+        return self.rules.text((others(ranges) if negated else ranges,))
+
+    def _characters(self, end: str, what: str) -> list[int]:
+        """The characters up to the closing `end` of a literal or a set, which is passed; a bare - in a set is _TO."""
         start = self.at
         self.at += 1
-        n = 0
+        found: list[int] = []
         while not self.text.startswith(end, self.at):
             if self.at >= len(self.text):
                 raise self._error(f"{what} without an end", start)
-            self._match(_CHARACTER, 'a character, or an escape: \\x.. \\u.... \\U........ \\t \\r \\n \\\\ \\" \\[ \\] \\-')
-            n += 1
+            match = self._match(
+                _CHARACTER, 'a character, or an escape: \\x.. \\u.... \\U........ \\t \\r \\n \\\\ \\" \\[ \\] \\-'
+            )
+            found.append(_TO if match[0] == "-" and end == "]" else _code(match[0]))
         self.at += 1
-        self.rules.size += n
-        return TERMINAL if n else EMPTY
+        self.rules.size += len(found)
+        return found
 
     def _group(self, depth: int) -> int:
         if depth >= MAX_DEPTH:
@@ -196,6 +215,28 @@ class _Reader:
 
     def _error(self, what: str, at: int | None = None) -> GrammarError:
         return GrammarError(f"the grammar at {_place(self.text, self.at if at is None else at)}: {what}")
+
+
+def _code(written: str) -> int:
+    """The code point of a character as it is written in a grammar."""
+    if len(written) == 1:
+        return ord(written)
+    return _ESCAPES[written[1]] if written[1] in _ESCAPES else int(written[2:], 16) if len(written) > 2 else ord(written[1])
+
+
+def _ranges(found: list[int]) -> Ranges:
+    """What stands in brackets, as llama.cpp reads it: a - between two characters is a range, elsewhere itself."""
+    out: Ranges = []
+    i = 0
+    while i < len(found):
+        low = ord("-") if found[i] == _TO else found[i]
+        if i + 2 < len(found) and found[i + 1] == _TO:
+            out.append((low, ord("-") if found[i + 2] == _TO else found[i + 2]))
+            i += 3
+        else:
+            out.append((low, low))
+            i += 1
+    return out
 
 
 def _place(text: str, offset: int) -> str:

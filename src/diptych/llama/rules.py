@@ -6,18 +6,24 @@ from collections import defaultdict
 from collections.abc import Callable
 
 from diptych.errors import GrammarError
+from diptych.llama.pattern import Ranges
 
-TERMINAL = -1  # takes a character or a token
-EMPTY = -2  # a literal without characters
+EMPTY = -1  # a literal without characters; what is less takes characters
 MAX_CHAIN = 1000  # rules that begin with one another: llama.cpp recurses along them
 MAX_WAYS = 10_000  # to begin a rule: llama.cpp holds them all, and compares each with each
+MAX_NEXT = 20_000  # ways to go on behind one character, of all ways to begin together: tens of milliseconds
 
 
 class Rules:
-    """Rules by number. An alternative is a list of symbols: TERMINAL, EMPTY, or the number of a rule."""
+    """Rules by number. An alternative is a list of symbols: the number of a rule, EMPTY, or -2 - i for `texts[i]`.
+
+    A text is a sequence of sets of characters. `repeats` has the symbol and the bounds of a rule made of a repetition.
+    """
 
     def __init__(self) -> None:
         self.alternatives: dict[int, list[list[int]]] = {}
+        self.texts: list[tuple[Ranges, ...]] = []
+        self.repeats: dict[int, tuple[int, int, int | None]] = {}
         self.size = 0  # elements in llama.cpp's memory, about
         self.symbols = 0  # rules there, with those it makes of parentheses and repetitions
         self._count = 0
@@ -32,6 +38,13 @@ class Rules:
             self._used[self._names[name]] = offset
         return self._names[name]
 
+    def text(self, characters: tuple[Ranges, ...]) -> int:
+        """The symbol of a text."""
+        if not characters:
+            return EMPTY
+        self.texts.append(characters)
+        return -1 - len(self.texts)
+
     def made(self) -> int:
         """A number for a new rule."""
         self.symbols += 1
@@ -45,6 +58,7 @@ class Rules:
         number = self.made()
         self.symbols += (1 if high is None else high - low) - 1
         self.alternatives[number] = [[symbol] if high != 0 else []] + ([[]] if low == 0 else [])
+        self.repeats[number] = symbol, low, high
         return number
 
     def check(self, root: str, place: Callable[[int], str]) -> None:
@@ -58,7 +72,15 @@ class Rules:
         for symbol, offset in self._repeats:
             if symbol in nullable:
                 raise GrammarError(f"the grammar at {place(offset)}: what is repeated may be empty, which never ends")
-        self._check_beginnings({n: self._beginnings(n, nullable) for n in self.alternatives})
+        ways = self._check_beginnings({n: self._beginnings(n, nullable) for n in self.alternatives})
+        self._check_next(ways, nullable)
+
+    def name(self, number: int) -> str:
+        """The name of a rule, or of the one that a rule without a name belongs to."""
+        named = {n: name for name, n in self._names.items()}
+        while number not in named and number > 0:
+            number -= 1
+        return named.get(number, "root")
 
     def _nullable(self) -> set[int]:
         """The rules that may be empty: a worklist, linear in the size of the grammar."""
@@ -67,7 +89,7 @@ class Rules:
         todo: list[int] = []
         for number, found in self.alternatives.items():
             for symbols in found:
-                if TERMINAL in symbols:
+                if any(symbol < EMPTY for symbol in symbols):
                     continue
                 needs = [s for s in symbols if s != EMPTY]
                 state = [len(needs), number]
@@ -94,14 +116,17 @@ class Rules:
                     rules.append(symbol)
                 if (symbol >= 0 and symbol in nullable) or symbol == EMPTY:
                     continue
-                others += symbol == TERMINAL
+                others += symbol < EMPTY
                 break
             else:
                 others += 1
         return rules, others
 
-    def _check_beginnings(self, beginnings: dict[int, tuple[list[int], int]]) -> None:
-        """Walk depth first without recursion; a rule met again on the way down begins with itself."""
+    def _check_beginnings(self, beginnings: dict[int, tuple[list[int], int]]) -> dict[int, int]:
+        """Walk depth first without recursion; a rule met again on the way down begins with itself.
+
+        The ways to begin each rule; a rule stands behind those it begins with.
+        """
         names = {number: name for name, number in self._names.items()}
         ways: dict[int, int] = {}
         chain: dict[int, int] = {}
@@ -129,3 +154,41 @@ class Rules:
                     )
                 del on_path[number]
                 stack.pop()
+        return ways
+
+    def _check_next(self, ways: dict[int, int], nullable: set[int]) -> None:
+        """Add up the ways to go on behind a first character: inside the rule, and behind what it may complete."""
+        complete: dict[int, int] = {}  # ways to begin a rule that may be all of it
+        inside: dict[int, int] = {}
+        for number in ways:
+            complete[number] = inside[number] = 0
+            for symbols in self.alternatives[number]:
+                again = symbols if number in self.repeats else []
+                rest, may_end = sum(self._begun(s, ways, complete, inside)[0] for s in again), True
+                done = within = 0
+                for symbol in reversed(symbols):
+                    begun, whole, more = self._begun(symbol, ways, complete, inside)
+                    empty = symbol == EMPTY or symbol in nullable
+                    within = more + whole * rest + (within if empty else 0)
+                    done = (whole if may_end else 0) + (done if empty else 0)
+                    rest, may_end = begun + (rest if empty else 0), may_end and empty
+                complete[number] += done
+                inside[number] += within
+            if inside[number] > MAX_NEXT:
+                raise GrammarError(
+                    f"the grammar's rule {self.name(number)} has {inside[number]} ways to go on behind its first character; "
+                    f"at most {MAX_NEXT} are taken, so it needs fewer parts that may be left out"
+                )
+
+    def _begun(self, symbol: int, *known: dict[int, int]) -> tuple[int, int, int]:
+        """Of a symbol: its ways to begin, those that may be all of it, and the ways inside behind its first character.
+
+        A rule that does not stand at a beginning may not be known yet, and needs its ways to begin alone.
+        """
+        if symbol >= 0:
+            ways, complete, inside = (of.get(symbol, 0) for of in known)
+            return ways, complete, inside
+        if symbol == EMPTY:
+            return 0, 0, 0
+        longer = len(self.texts[-2 - symbol]) > 1
+        return 1, not longer, longer

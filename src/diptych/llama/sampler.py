@@ -110,7 +110,7 @@ class Sampler:
             return left
         if self._constraint.waiting:
             return self._choose_other(self._constraint, logits, left.chosen)
-        left = self._chain.choose(logits, self._constraint.native)
+        left = self._chain.choose(logits, self._constraint.restrict)
         if not self._constraint.allows(left.chosen):
             raise GrammarError("no token of this model continues the grammar; the vocabulary may lack a character it asks for")
         return left
