@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 from functools import cache
 from pathlib import Path
 
@@ -71,3 +73,16 @@ def printed(words: str, width: int, height: int, size: int = 22, font: str = "De
     picture = Image.new("RGB", (width, height), "white")
     ImageDraw.Draw(picture).multiline_text((20, (height - size) // 3), words, (20, 20, 30), face)
     return np.asarray(picture)
+
+
+def png_chunk(kind: bytes, body: bytes) -> bytes:
+    """A part of a PNG file."""
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG that says it is this large, with almost nothing in it."""
+    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", head) + png_chunk(b"IDAT", zlib.compress(b"\0" * 64)) + png_chunk(b"IEND", b"")
+    )
