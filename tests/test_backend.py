@@ -18,7 +18,7 @@ from diptych import backend, reader
 from diptych.backend import check_kinds, open_half
 from diptych.encoder.half import FamilyHalf
 from diptych.engine import Engine
-from diptych.errors import EngineError, FileError, InputError, MediaError, MismatchedHalves, UnknownModel
+from diptych.errors import EngineError, FileError, InputError, MediaError, MismatchedHalves, UnknownModel, UnsupportedMedia
 from diptych.llama.model import TextModel
 from diptych.llama.mtmd import MtmdHalf
 from diptych.options import Options
@@ -224,7 +224,7 @@ def test_a_picture_larger_than_n_ubatch_whose_rows_all_see_each_other_is_refused
 def test_a_recording_given_as_a_picture_and_the_other_way_round(tmp_path: Path, load: Load) -> None:
     engine = load(tiny_mmproj.text(tmp_path / "text.gguf", "qwen2"), tiny_mmproj.qwen2a(tmp_path / "m.gguf"))
     assert engine.media_backend == "mtmd"
-    with pytest.raises(InputError, match=r"^image is given, and the media half takes audio; leave it out$"):
+    with pytest.raises(UnsupportedMedia, match=r"^image is given, and the media half takes audio; leave it out$"):
         tokens(engine, asked_about(["image"], shown(["image"])), 4)
     with pytest.raises(MediaError, match="the recording is a PNG picture, and a recording in WAV"):
         tokens(engine, asked_about(["audio"], shown(["image"])), 4)

@@ -11,7 +11,7 @@ import pytest
 
 import pictures
 import tiny
-from diptych.errors import InputError, MediaError
+from diptych.errors import InputError, MediaError, UnsupportedMedia
 from diptych.families.qwen2vl import Qwen2VL
 from diptych.media.access import Access
 from diptych.media.load import load
@@ -214,7 +214,7 @@ def test_nothing_is_loaded_when_the_template_refuses(half):
 
 
 def test_pictures_without_a_media_half_are_refused(half):
-    with pytest.raises(InputError, match=r"holds 2 media part.* no media half .*--mmproj$"):
+    with pytest.raises(UnsupportedMedia, match=r"holds 2 media part.* no media half .*--mmproj$"):
         chunks(None, ("user", (A, B)))
     assert ids(chunks(None, ("user", ("hi",)))) == ids(chunks(half, ("user", ("hi",))))
 
