@@ -8,7 +8,8 @@ import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 HEAD_SECONDS = 15.0  # for the head of a request, and for the rest of a body that was answered already
-STALL_SECONDS = 60.0  # without a byte taken, while an answer waits to be read
+STALL_SECONDS = 60.0  # in which a client takes at least `STALL_BYTES` of what waits to be read, or all of it
+STALL_BYTES = 16 * 2**10
 
 
 class Protocol(H11Protocol):
@@ -80,7 +81,7 @@ class Protocol(H11Protocol):
     def _look(self) -> None:
         self._stalled = None
         left = self.transport.get_write_buffer_size()
-        if 0 < self._unread <= left:
+        if left and self._unread - left < STALL_BYTES:
             self.transport.abort()
         elif left:
             self._watch()
