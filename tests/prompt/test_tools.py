@@ -284,3 +284,10 @@ def test_a_template_cannot_change_what_it_was_given():
     with pytest.raises(InputError, match="unsafe"):
         ChatTemplate("{% set x = tools.append(1) %}").render(request)
     assert json.dumps(TOOLS) == before
+
+
+def test_a_template_that_takes_no_pictures_is_rendered_without_them():
+    joining = "{% for m in messages %}{{ m.role + ': ' + m.content }}\n{% endfor %}{% if add_generation_prompt %}a: {% endif %}"
+    request = Request((Message("user", ("see ", Source("image", url="p"), "?")),))
+    assert ChatTemplate(joining).render(request) == "user: see ?\na: "
+    assert ChatTemplate(joining).opening(request) == "a: "

@@ -70,9 +70,7 @@ def _check_media(request: Request, half: MediaHalf | None) -> None:
 def _check_tokens(pieces: Sequence[Piece], n_vocab: int) -> None:
     for piece in pieces:
         if isinstance(piece, int) and not 0 <= piece < n_vocab:
-            raise InputError(
-                f"the prompt holds the token {str(piece)[:20]}, and those of this model are 0 to {n_vocab - 1}"
-            )
+            raise InputError(f"the prompt holds the token {str(piece)[:20]}, and those of this model are 0 to {n_vocab - 1}")
 
 
 def _lay_out(pieces: Sequence[Piece], half: MediaHalf | None, chunks_of: Callable[[Source], Sequence[MediaChunk]]) -> list[Part]:

@@ -20,6 +20,7 @@ CHATML = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )  # what llama.cpp takes where a file has no template
+_THINK, _THOUGHT = "<think>", "</think>"
 _SHORT_IDS = "length != 9"  # Mistral's templates refuse calls whose ids are longer
 _MAX_SOURCE = 2**20  # characters of a template; real ones have up to 20,000
 
@@ -41,14 +42,21 @@ class ChatTemplate:
         self._compiled: dict[str, jinja2.Template] = {}
 
     def render(self, request: Request) -> str:
-        """The conversation as text, equal to `apply_chat_template` of transformers; media as the template prints them.
+        """The conversation as text, equal to `apply_chat_template` of transformers; media as the template prints them,
+        or not at all where it takes none.
 
         Raises InputError with the template's own words where it refuses the conversation or cannot be used.
         """
         messages, end = self._messages(request)
         listing: Form = _any if self._wants_lists else message.has_media
         given = [self._turn(m, listing(m)) for m in messages]
-        return _up_to(end, self._run(self.source, given, variables(request)))
+        try:
+            text = self._run(self.source, given, variables(request))
+        except InputError:  # as of templates that join content to text
+            if self._wants_lists or not any(map(message.has_media, messages)):
+                raise
+            text = self._run(self.source, [self._turn(m, False) for m in messages], variables(request))
+        return _up_to(end, text)
 
     def opening(self, request: Request) -> str:
         """What the template writes behind the last message, or of the message that goes on: there the answer begins."""
@@ -177,7 +185,8 @@ class ChatTemplate:
         try:
             if source not in self._compiled:
                 self._compiled[source] = _compile(source)
-            return sandbox.render(self._compiled[source], {**given, "messages": turns, **self._special})
+            text = sandbox.render(self._compiled[source], {**given, "messages": turns, **self._special})
+            return text + _THOUGHT if _begins_to_think(text) and _is_not_to(given) else text
         except jinja2.TemplateSyntaxError as error:
             raise InputError(
                 f"the model's chat template is not valid Jinja: {error.message} (line {error.lineno}); convert the model again"
@@ -195,6 +204,15 @@ def _compile(source: str) -> jinja2.Template:
     if len(source) > _MAX_SOURCE:
         raise jinja2.TemplateError(f"it has {len(source):,} characters, and {_MAX_SOURCE:,} is the most")
     return sandbox.compile(source)
+
+
+def _begins_to_think(text: str) -> bool:
+    return text.rstrip().endswith(_THINK)
+
+
+def _is_not_to(given: Mapping[str, object]) -> bool:
+    """Whether the answer is to come without thinking: a template that does not know of that is helped, as by llama.cpp."""
+    return given.get("enable_thinking") is False and bool(given["add_generation_prompt"])
 
 
 def _up_to(mark: str, text: str) -> str:

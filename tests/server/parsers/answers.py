@@ -78,10 +78,6 @@ class Answer:
     reasoning: str = ""
     thinks: bool = False
 
-    @property
-    def template(self) -> dict[str, Json]:
-        return {"enable_thinking": self.thinks}
-
 
 PARIS = ("get_weather", '{"city": "Paris"}')
 FULL = ("get_weather", '{"city": "São Paulo \\"SP\\"", "days": 2, "unit": "C"}')
@@ -91,7 +87,7 @@ EDIT = ("edit", '{"file": "a <b>\\n", "lines": [{"n": 1.5}], "force": true, "not
 GOOD = [
     Answer("hermes", "Hello!\n", "Hello!\n"),
     Answer("hermes", f'<tool_call>\n{{"name": "get_weather", "arguments": {PARIS[1]}}}\n</tool_call>', calls=(PARIS,)),
-    Answer("hermes", f'Let me see.\n\n<tool_call>{{"name": "get_weather", "arguments": {FULL[1]}}}</tool_call>', "Let me see.", (FULL,)),
+    Answer("hermes", f'So:\n\n<tool_call>{{"name": "get_weather", "arguments": {FULL[1]}}}</tool_call>', "So:", (FULL,)),
     Answer(
         "hermes",
         '<tool_call>\n{"name": "now", "arguments": {}}\n</tool_call>\n<tool_call>\n'
@@ -107,14 +103,15 @@ GOOD = [
     Answer("xml", "Hi.", "Hi."),
     Answer(
         "xml",
-        "<tool_call>\n<function=get_weather>\n<parameter=city>\nSão Paulo \"SP\"\n</parameter>\n<parameter=days>\n2\n</parameter>\n"
-        "<parameter=unit>\nC\n</parameter>\n</function>\n</tool_call>",
+        "<tool_call>\n<function=get_weather>\n<parameter=city>\nSão Paulo \"SP\"\n</parameter>\n"
+        "<parameter=days>\n2\n</parameter>\n<parameter=unit>\nC\n</parameter>\n</function>\n</tool_call>",
         calls=(FULL,),
     ),
     Answer(
         "xml",
-        "I think.\n</think>\n\nLook:\n\n<tool_call>\n<function=edit>\n<parameter=file>\na <b>\n\n</parameter>\n<parameter=lines>\n"
-        '[{"n": 1.5}]\n</parameter>\n<parameter=force>\ntrue\n</parameter>\n<parameter=note>\nnull\n</parameter>\n'
+        "I think.\n</think>\n\nLook:\n\n<tool_call>\n<function=edit>\n<parameter=file>\na <b>\n\n</parameter>\n"
+        '<parameter=lines>\n[{"n": 1.5}]\n</parameter>\n<parameter=force>\ntrue\n</parameter>\n'
+        "<parameter=note>\nnull\n</parameter>\n"
         "</function>\n</tool_call>\n<tool_call>\n<function=now>\n</function>\n</tool_call>",
         "Look:", (EDIT, NOW), "I think.", True,
     ),
@@ -152,20 +149,23 @@ GOOD = [
     Answer(
         "r1",
         "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>get_weather\n```json\n" + FULL[1]
-        + "\n```<｜tool▁call▁end｜>\n<｜tool▁call▁begin｜>function<｜tool▁sep｜>now\n```json\n{}\n```<｜tool▁call▁end｜><｜tool▁calls▁end｜>",
+        + "\n```<｜tool▁call▁end｜>\n<｜tool▁call▁begin｜>function<｜tool▁sep｜>now\n```json\n{}\n```<｜tool▁call▁end｜>"
+        "<｜tool▁calls▁end｜>",
         calls=(FULL, NOW),
     ),
     Answer(
         "v3",
-        "I ask.<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>edit<｜tool▁sep｜>" + EDIT[1] + "<｜tool▁call▁end｜><｜tool▁calls▁end｜>",
+        f"I ask.<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>edit<｜tool▁sep｜>{EDIT[1]}<｜tool▁call▁end｜><｜tool▁calls▁end｜>",
         "I ask.", (EDIT,),
     ),
     Answer("plain", 'Yes.\n<tool_call>\n{"name": "now", "arguments": {}}\n</tool_call>', "Yes.", (NOW,)),
     Answer("plain", "x < y\n\n", "x < y\n\n"),
 ]  # fmt: skip
+FLY = '<tool_call>\n{"name": "fly", "arguments": {}}\n</tool_call>'
+BROKEN = '<tool_call>{"name": "now", "arguments": [1}</tool_call>'
 # what a model may write without a grammar
 WILD = [
-    Answer("hermes", '<tool_call>\n{"name": "fly", "arguments": {}}\n</tool_call>', '<tool_call>\n{"name": "fly", "arguments": {}}\n</tool_call>'),
+    Answer("hermes", FLY, FLY),
     Answer("hermes", "a <tool_call> b\n<tool_call>", "a <tool_call> b\n<tool_call>"),
     Answer("hermes", '<tool_call>\n{"name": "get_wea', '<tool_call>\n{"name": "get_wea'),
     Answer("hermes", '<tool_call>\n{"name": "now", "arguments": {"a": "b', calls=(("now", '{"a": "b'),)),
@@ -175,7 +175,7 @@ WILD = [
     Answer("hermes", '<tool_call>{"name": "now", "arguments": {}}\n{"name": "now"}</tool_call> Done.', "Done.", (NOW, NOW)),
     Answer("hermes", f'<tool_call>{{"name": "get_weather", "arguments": {PARIS[1]}</tool_call>', calls=(PARIS,)),
     Answer("hermes", '<tool_call>{"name": "now", "arguments": {}} and more', "and more", (NOW,)),
-    Answer("hermes", '<tool_call>{"name": "now", "arguments": [1}</tool_call>', '<tool_call>{"name": "now", "arguments": [1}</tool_call>'),
+    Answer("hermes", BROKEN, BROKEN),
     Answer("hermes", "<think>still thinking", "", (), "still thinking", True),
     Answer("hermes", "<thin", "<thin"),
     Answer("hermes", "  <think></think> x", "x", thinks=True),
@@ -186,8 +186,8 @@ WILD = [
     Answer("xml", "I could <tool_call> it.</think>No.", "No.", (), "I could <tool_call> it.", True),
     Answer(
         "xml",
-        "<tool_call><function=edit><parameter=file>x</parameter><parameter=lines>oops</parameter><parameter=force>False</parameter>"
-        "<parameter=note>None</parameter><parameter=more>[1]</parameter></function></tool_call>",
+        "<tool_call><function=edit><parameter=file>x</parameter><parameter=lines>oops</parameter>"
+        "<parameter=force>False</parameter><parameter=note>None</parameter><parameter=more>[1]</parameter></function></tool_call>",
         calls=(("edit", '{"file": "x", "lines": "oops", "force": false, "note": null, "more": [1]}'),),
     ),
     Answer("xml", "<tool_call>\n<function=get_weather>\n<parameter=city>\nPar", calls=(("get_weather", '{"city": "Par'),)),

@@ -25,7 +25,7 @@ from diptych.server.parsers import Plan, plan, said
 from diptych.server.parsers.grammar import Rules
 from diptych.types import Message, Request, Sampling
 
-SCHEMAS = {t["function"]["name"]: {"type": "object", **t["function"].get("parameters", {})} for t in TOOLS}  # type: ignore[index]
+SCHEMAS = {t["function"]["name"]: {"type": "object", **t["function"].get("parameters", {})} for t in TOOLS}
 
 
 @pytest.fixture(scope="module")
@@ -104,9 +104,17 @@ def hermes(name: str, arguments: str) -> str:
         ("hermes", "Sure. <tool_call>\nno"),
         ("xml", "<tool_call>\n<function=fly>\n</function>\n</tool_call>"),
         ("xml", "<tool_call>\n<function=get_weather>\n</function>\n</tool_call>"),
-        ("xml", "<tool_call>\n<function=get_weather>\n<parameter=city>\nParis\n</parameter>\n<parameter=days>\n15\n</parameter>\n</function>\n</tool_call>"),
+        (
+            "xml",
+            "<tool_call>\n<function=get_weather>\n<parameter=city>\nParis\n</parameter>\n<parameter=days>\n15\n</parameter>\n"
+            "</function>\n</tool_call>",
+        ),
         ("keys", "<tool_call>get_weather\n</tool_call>"),
-        ("keys", "<tool_call>get_weather\n<arg_key>city</arg_key>\n<arg_value>Paris</arg_value>\n<arg_key>unit</arg_key>\n<arg_value>K</arg_value>\n</tool_call>"),
+        (
+            "keys",
+            "<tool_call>get_weather\n<arg_key>city</arg_key>\n<arg_value>Paris</arg_value>\n<arg_key>unit</arg_key>\n"
+            "<arg_value>K</arg_value>\n</tool_call>",
+        ),
         ("mistral", "[TOOL_CALLS]none"),
         ("named", "[TOOL_CALLS]fly[ARGS]{}"),
         ("bare", '{"name": "now", "parameters": {"a": 1}}x'),
@@ -141,7 +149,7 @@ def test_reasoning_is_free_before_an_answer_that_a_schema_holds(follows):
         {"json_schema": '{"type": "object", "properties": {"a": {"type": "integer"}}}'},
         {"grammar": 'root ::= "{}" # "\n'},
     ):
-        wanted = {"tools": (), "sampling": Sampling(**given)}  # type: ignore[arg-type]
+        wanted = {"tools": (), "sampling": Sampling(**given)}
         thinking = planned("xml", thinks=True, **wanted).request.sampling
         assert thinking.json_schema is None
         assert follows(thinking, "I think {x}.\n</think>\n\n{}")
@@ -150,7 +158,7 @@ def test_reasoning_is_free_before_an_answer_that_a_schema_holds(follows):
         assert follows(may, "{}")
         assert follows(may, "<think>so</think>{}")
         assert not follows(may, "so</think>{}")
-        assert planned("xml", **wanted).request.sampling == Sampling(**given), "the prompt has closed the reasoning"  # type: ignore[arg-type]
+        assert planned("xml", **wanted).request.sampling == Sampling(**given), "the prompt has closed the reasoning"
 
 
 @pytest.mark.parametrize("form", sorted(TEMPLATES))
@@ -204,7 +212,7 @@ def test_a_schema_that_no_grammar_can_keep_is_loosened_where_a_call_may_be_and_r
 @pytest.mark.parametrize("form", sorted(TEMPLATES))
 def test_many_tools_make_a_grammar_that_is_taken(form, follows):
     base = TOOLS[0]["function"]
-    tools = tuple({"type": "function", "function": {**base, "name": f"tool_number_{i}"}} for i in range(100))  # type: ignore[dict-item]
+    tools = tuple({"type": "function", "function": {**base, "name": f"tool_number_{i}"}} for i in range(100))
     for choice in (None, "required"):
         sampling = planned(form, choice, tools=tools).request.sampling
         grammar.check(sampling.grammar or "")

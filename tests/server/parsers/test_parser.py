@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterable
+from functools import cache
 
 import pytest
 from answers import GOOD, NOW, TEMPLATES, TOOLS, WILD, Answer
@@ -13,16 +14,21 @@ from hypothesis import strategies as st
 
 import tiny_glm
 from diptych.prompt import ChatTemplate
-from diptych.server.parsers import CallArguments, CallStart, Content, Delta, Parser, Reasoning, joined, plan, said
+from diptych.server.parsers import CallArguments, CallStart, Content, Delta, Parser, Plan, Reasoning, joined, plan, said
 from diptych.types import Message, Request
 
 ALL = [*GOOD, *WILD]
 IDS = [f"{a.form}: {a.text[:40]!r}" for a in ALL]
 
 
+@cache
+def planned(form: str, thinks: bool, reasoning: str) -> Plan:
+    request = Request((Message("user", ("Hi",)),), tools=TOOLS, template={"enable_thinking": thinks})
+    return plan(ChatTemplate(TEMPLATES[form], "", ""), request, reasoning=reasoning)
+
+
 def parser(answer: Answer, reasoning: str = "auto") -> Parser:
-    request = Request((Message("user", ("Hi",)),), tools=TOOLS, template=answer.template)
-    return plan(ChatTemplate(TEMPLATES[answer.form], "", ""), request, reasoning=reasoning).parser()  # type: ignore[arg-type]
+    return planned(answer.form, answer.thinks, reasoning).parser()
 
 
 def deltas(made: Parser, pieces: Iterable[str]) -> list[Delta]:
@@ -92,7 +98,7 @@ def test_arguments_come_as_they_are_written():
         found += made.push(c)
     assert nameless(found[:1]) == [CallStart(0, "", "get_weather")]
     assert joined(found[1:]) == [CallArguments(0, '{"city": "Pa')]
-    assert re.fullmatch(r"call_[a-zA-Z0-9]{24}", found[0].id)  # type: ignore[union-attr]
+    assert re.fullmatch(r"call_[a-zA-Z0-9]{24}", found[0].id)
 
 
 WEATHER = CallStart(0, "", "get_weather")
@@ -123,7 +129,7 @@ def test_calls_are_numbered_and_each_has_an_id():
 
 def thoughts(reasoning: str, text: str, opening: str = "") -> tuple[str, str]:
     template = ChatTemplate("</think>{% if add_generation_prompt %}" + opening + "{% endif %}")
-    made = plan(template, Request((Message("user", ("Hi",)),)), reasoning=reasoning).parser()  # type: ignore[arg-type]
+    made = plan(template, Request((Message("user", ("Hi",)),)), reasoning=reasoning).parser()
     found = said(deltas(made, text))
     return found.reasoning, found.content
 

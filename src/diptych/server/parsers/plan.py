@@ -67,7 +67,7 @@ def plan(
     sampling = _constrained(request.sampling, mind) if constrained else request.sampling
     if tools.tools:
         sampling = _calling(request.sampling, tools, form, mind, parallel)
-    tags = (*(form.tags if tools.tools else ()), *((mind.open, mind.close) if mind.known else ()), *mind.markup)
+    tags = (*(form.tags if tools.tools else ()), mind.open, mind.close, *mind.blocks, *mind.markup)
     offered = replace(offered, sampling=sampling, special_texts=tags)
     return Plan(offered, tags, mind, reasoning, form if tools.tools else None, tools)
 
@@ -90,9 +90,7 @@ def _calling(sampling: Sampling, choice: Choice, form: Format, mind: Thinking, p
     if choice.mode == "required":
         return replace(sampling, grammar=rules.text(_behind_reasoning(rules, mind, first)), grammar_triggers=())
     if form.begins_answer:
-        return replace(
-            sampling, grammar=rules.text(first), grammar_triggers=_object_of(choice.tools, form.openers[0])
-        )
+        return replace(sampling, grammar=rules.text(first), grammar_triggers=_object_of(choice.tools, form.openers[0]))
     if mind.settled or not (mind.known or mind.opened):
         return replace(sampling, grammar=rules.text(first), grammar_triggers=(re.escape(form.openers[0]),))
     prose = rules.without([form.openers[0]], [rest])

@@ -140,7 +140,7 @@ class Tagged:
         closing, kinds = literal(self.value[1]), tool.kinds(key)
         if kinds and "string" not in kinds:
             value = f"{rules.argument(tool, key)} {closing}"
-        elif listed := _listed(tool, key):
+        elif kinds and (listed := _listed(tool, key)):
             value = f"({' | '.join(map(literal, listed))}) {closing}"
         else:
             value = rules.without([self.value[1]], [""], may_end=False)
@@ -153,7 +153,7 @@ def _listed(tool: Tool, key: str) -> list[str]:
     """The texts that a parameter is limited to; none where it is not, or where values are no text."""
     schema = tool.parameters["properties"][key]
     values = [schema["const"]] if "const" in schema else schema.get("enum", [])
-    return values if all(isinstance(value, str) for value in values) else []
+    return values if isinstance(values, list) and all(isinstance(value, str) for value in values) else []
 
 
 XML = Tagged(

@@ -78,10 +78,17 @@ def _tool(given: Mapping[str, Json]) -> Tool:
     name, parameters = function.get("name"), function.get("parameters") or {"properties": {}}
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise InputError(f"a tool has the name {name!r:.60}; it must be up to 256 letters, digits and _ - . / : @")
-    if not isinstance(parameters, Mapping):
+    if not isinstance(parameters, Mapping) or not _sound(parameters):
         raise InputError(f"the parameters of the tool {name} are {json.dumps(parameters)[:60]}; they must be a JSON schema")
     closed = {"additionalProperties": False} if parameters.get("properties") == {} else {}  # it takes no arguments
     return Tool(name, {"type": "object", "properties": {}, **closed, **parameters})
+
+
+def _sound(schema: Schema) -> bool:
+    """Whether a schema has properties as schemas do; what else it says is looked at where it is used."""
+    properties = schema.get("properties", {})
+    named = isinstance(properties, Mapping) and all(isinstance(value, Mapping | bool) for value in properties.values())
+    return named and isinstance(schema.get("required", []), list | tuple)
 
 
 def _kinds(schema: object, root: Schema, depth: int) -> set[str] | None:
