@@ -16,6 +16,7 @@ ENDLESS = {
     "a pair or parentheses": 'root ::= "(" root ")" | "(" root "," root ")" | "x"',
     "with an end or without": 'root ::= "a" root "b" | "a" root | "c"',
     "behind any word": 'root ::= w (root "b" | root "c") | "x"\nw ::= [a-z]+',
+    "behind the same word": 'root ::= w "!" root "b" | w "!" root "c" | "."\nw ::= [a-z]',
     "over two rules": 'root ::= "xyz"{50} t\nt ::= "[" t "]" | "[" s "}" | "q"\ns ::= t "!"',
     "words that shift": 'root ::= "a" root "1" | "ab" root "2" | "ba" root "3" | "z"',
     "the dangling else": 'root ::= "if" [a-z] root | "if" [a-z] root "else" root | "s"',
