@@ -19,6 +19,7 @@ from sites import Site, site
 from starlette.types import Message, Receive, Scope, Send
 
 from diptych import reader
+from diptych.engine.encode import _LOOK
 from diptych.errors import InputError
 from diptych.families.base import MediaHalf
 from diptych.server.connection import event_stream
@@ -190,6 +191,37 @@ def test_while_it_is_answered(narrow: Site, stream: bool) -> None:
     after = narrow.engine.stats()
     assert after.token_rows - before.token_rows < 1500
     assert after.aborted == before.aborted + 1
+
+
+def test_while_its_pictures_are_encoded_and_nothing_else(narrow: Site, door: Door) -> None:
+    runs = narrow.engine.stats().encoder.runs
+    with asking(narrow, url(1), "a", stream=True), posting(narrow, "/v1/media/encode", {"image_url": url(2)["image_url"]}):
+        assert door.inside.wait(PATIENCE)
+        wait_until(lambda: narrow.engine.stats().encoder.waiting == 2)
+    wait_until(lambda: narrow.engine.stats().preparing == 0)
+    time.sleep(2 * _LOOK)
+    door.open.set()
+    assert_nobody_is_left(narrow)
+    assert narrow.engine.stats().encoder.runs == runs + 1
+
+
+def test_while_its_embeddings_are_made() -> None:
+    with site(reader.FOLDER, embeddings=True, pooling="mean", n_batch=16, n_ubatch=16) as wide:
+        embedder: Any = wide.engine._embedder
+        n = 0
+
+        def counted(group: Any) -> Any:
+            nonlocal n
+            n += 1
+            return run(group)
+
+        run, embedder._run = embedder._run, counted
+        with posting(wide, "/v1/embeddings", {"input": [f"{i} {'word ' * 20}" for i in range(500)]}):
+            wait_until(lambda: n > 2)
+        wait_until(lambda: wide.engine.stats().preparing == 0)
+        made = n
+        time.sleep(0.2)
+        assert n <= made + 1 < 100
 
 
 def test_a_client_that_only_stops_sending_counts_as_gone(narrow: Site) -> None:

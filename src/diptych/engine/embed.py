@@ -19,7 +19,7 @@ from diptych.engine.encode import encoded
 from diptych.engine.pool import Pool, normalized
 from diptych.engine.prepare import Preparation
 from diptych.engine.sequence import Sequence
-from diptych.errors import ContextOverflow, EngineError, NotSupported
+from diptych.errors import ContextOverflow, EngineError, NotSupported, Unavailable
 from diptych.llama.context import Context
 from diptych.llama.model import TextModel
 from diptych.options import Options, Pooling
@@ -56,21 +56,23 @@ class Embedder:
         most = 0 if self.pooling == "last" else _LOGITS_BYTES // (4 * text.n_vocab)
         self._context = self._opened(min(options.n_batch, max(_N_SEQ, most)))
 
-    def embed(self, requests: List[Request], normalize: int = EUCLIDEAN) -> list[Embedding]:
+    def embed(self, requests: List[Request], normalize: int = EUCLIDEAN, gone: threading.Event | None = None) -> list[Embedding]:
         """The embedding of each prompt; equal prompts are computed once. `normalize` is as in `normalized`.
 
         Raises what preparing and encoding raise, ContextOverflow for a prompt that is too long, EngineError when
-        decoding fails or once closed.
+        decoding fails, once closed, or once `gone` is set, when nobody waits for them any more.
         """
-        self._check_open()
-        sequences = [self._prepared(request) for request in requests]
-        self._encode(sequences)
+        sequences = []
+        for request in requests:
+            self._check_wanted(gone)
+            sequences.append(self._prepared(request))
+        self._encode(sequences, gone)
         names = [_name(sequence) for sequence in sequences]
         distinct = dict(zip(names, sequences, strict=True))
         found: list[NDArray[np.float32]] = []
         for group in self._grouped(list(distinct.values())):
             with self._lock:  # between two groups others have their turn
-                self._check_open()
+                self._check_wanted(gone)
                 found += self._run(group)
         if self.pooling != "none":
             found = [normalized(rows, normalize) for rows in found]
@@ -83,9 +85,11 @@ class Embedder:
             self._closed = True
             self._context.close()
 
-    def _check_open(self) -> None:
+    def _check_wanted(self, gone: threading.Event | None) -> None:
         if self._closed:
-            raise EngineError("the engine is closed; load it again before using it")
+            raise Unavailable("the engine is closed; load it again before using it")
+        if gone is not None and gone.is_set():
+            raise EngineError("nobody waits for these embeddings any more")
 
     def _opened(self, n_outputs: int) -> Context:
         """A context that gives the hidden states of `n_outputs` rows in one call."""
@@ -125,10 +129,10 @@ class Embedder:
         what = f"the input of {n} tokens is too large: the model reads it at once, and at most {most} tokens"
         return ContextOverflow(f"{what}; shorten it, or set a larger n_ubatch where the model has room for more", n, most)
 
-    def _encode(self, sequences: List[Sequence]) -> None:
+    def _encode(self, sequences: List[Sequence], gone: threading.Event | None) -> None:
         """Give every media chunk its rows."""
         places = [(sequence, i, chunk) for sequence in sequences for i, _, chunk in sequence.media]
-        chunks = encoded([chunk for _, _, chunk in places], self._encoder)
+        chunks = encoded([chunk for _, _, chunk in places], self._encoder, gone)
         for (sequence, i, _), chunk in zip(places, chunks, strict=True):
             assert chunk.rows is not None
             sequence.rows[i] = chunk.rows

@@ -13,6 +13,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from threading import Event
 from typing import Any, ParamSpec, Self, TypeVar
 
 from diptych import deploy
@@ -202,11 +203,12 @@ class Engine:
         """The embeddings of prompts, see `Embedder.embed`. Raises NotSupported where the options do not ask for them."""
         if self._embedder is None:
             raise NotSupported("this engine gives no embeddings; start it with --embeddings")
-        return await self._beside(self._embedder.embed, requests, normalize)
+        embedder = self._embedder
+        return await self._beside(lambda gone: embedder.embed(requests, normalize, gone))
 
     async def encode(self, source: Source, settings: MediaSettings, scope: str = "") -> Encoded:
         """The rows of a media part; the text half has no part in it. Raises as `generate`."""
-        return await self._beside(encode, source, settings, self._preparation, self._encoder, scope)
+        return await self._beside(lambda gone: encode(source, settings, self._preparation, self._encoder, scope, gone))
 
     @property
     def template(self) -> ChatTemplate:
@@ -279,6 +281,9 @@ class Engine:
         """End the threads, with an EngineError for who still waits, and free both halves; a second call does nothing."""
         self._closed = True
         atexit.unregister(self.close)
+        self._loop.close()  # before the threads that only prepare, so that who is being answered is told at once
+        if self._encoder:
+            self._encoder.close()
         self._resources.close()
         if self._half:
             self._half.close()
@@ -321,11 +326,15 @@ class Engine:
         if self._closed:
             raise Unavailable("the engine is closed; load it again before using it")
 
-    async def _beside(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Do something that waits for long without keeping the workers from their work."""
+    async def _beside(self, work: Callable[[Event], T]) -> T:
+        """Do something that waits for long without keeping the workers from their work; it is told when nobody waits."""
         self._check_open()
-        with self._gate.inside():
-            return await asyncio.wrap_future(self._aside.submit(self._if_open, partial(work, *args, **kwargs)))
+        gone = Event()
+        try:
+            with self._gate.inside():
+                return await asyncio.wrap_future(self._aside.submit(self._if_open, partial(work, gone)))
+        finally:
+            gone.set()
 
     def _submit(self, request: Request, emit: Emit) -> Future[Sequence]:
         """Let a worker make a sequence of a request."""

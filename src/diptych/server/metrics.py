@@ -21,7 +21,8 @@ from diptych.types import Output
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)  # from a cached prompt to a large page
 _GAPS = ("diptych_inter_token_seconds", "Between two tokens of an answer.")
 _LONG = (*_SECONDS, 120.0, 300.0, 600.0)
-disable_created_metrics()  # a second series beside each, which says when it began: when the server did
+# a second series beside each would say when it began: when the server did
+disable_created_metrics()  # type: ignore[no-untyped-call]
 Values = Callable[[Stats], float | Mapping[str, float]]
 
 

@@ -78,8 +78,9 @@ class Server(uvicorn.Server):
 
     async def _end_late(self) -> None:
         await asyncio.sleep(self._drain_seconds)
-        log.warning("requests still run after %g s, and are ended", self._drain_seconds)
-        await asyncio.to_thread(self._serving.close)
+        if n := len(self.server_state.tasks):
+            log.warning("%d requests still run after %g s, and are ended", n, self._drain_seconds)
+            await asyncio.to_thread(self._serving.end)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """The first signal asks for an end, which comes at once where nobody is served yet; the second does not ask."""

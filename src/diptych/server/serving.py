@@ -28,11 +28,13 @@ _CHATS = ("/v1/chat/completions", "/chat/completions", "/v1/messages", "/v1/resp
 
 
 class Serving:
-    """A model that is served, or that is being loaded to be. `name` is what answers call it."""
+    """A model that is served, or that is being loaded to be. `name` is what answers call it, of several `aliases`
+    the first in the alphabet, as in llama-server."""
 
     def __init__(self, name: str, options: ServerOptions, load: Callable[[], Engine]) -> None:
         """Raises InputError or MissingExtra where traces are asked for and cannot be sent."""
-        self.name, self.options = options.alias or name, options
+        self.aliases = sorted(alias for alias in map(str.strip, (options.alias or "").split(",")) if alias) or [name]
+        self.name, self.options = self.aliases[0], options
         self.started = time.time()
         self.fingerprint = f"b-diptych-{version('diptych')}"  # llama-server's begins with b
         self.media_marker = os.environ.get("LLAMA_MEDIA_MARKER") or f"<__media_{secrets.token_hex(16)}__>"
@@ -96,10 +98,14 @@ class Serving:
                 asked = exchange.requests[i] if i < len(exchange.requests) else None
                 self.telemetry.record(call, asked, choices, exchange.failure)
 
-    def close(self) -> None:
-        """Close the engine, if there is one, and send the last traces."""
+    def end(self) -> None:
+        """Close the engine, if there is one: who is being answered gets an error."""
         if self._engine is not None:
             self._engine.close()
+
+    def close(self) -> None:
+        """Close all there is, and send the last traces."""
+        self.end()
         if self.telemetry is not None:
             self.telemetry.close()
 
