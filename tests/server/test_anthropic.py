@@ -151,6 +151,21 @@ def test_it_says_why_it_ended(claude: anthropic.Anthropic, stream: bool) -> None
     assert ended(tools=[TOOL], tool_choice={"type": "any"}, **TIGHT).stop_reason == "tool_use"
 
 
+def test_an_answer_of_no_words_is_one(claude: anthropic.Anthropic, tiny_served: Site) -> None:
+    empty = {"grammar": 'root ::= ""'}
+    found = say(claude, asked("what"), extra_body=empty)
+    assert (found.content, found.stop_reason) == ([], "end_turn")
+    streamed = [event["type"] for event in events(tiny_served, **empty, return_progress=True)]
+    assert streamed == ["message_start", "message_delta", "message_stop"]
+
+
+@pytest.mark.parametrize(
+    ("choice", "parallel"), [(None, True), ({"type": "auto"}, True), ({"type": "any", "disable_parallel_tool_use": True}, False)]
+)
+def test_several_calls_in_one_answer_may_be_refused(choice: Any, parallel: bool) -> None:
+    assert MessagesBody.model_validate({"messages": asked("a"), "tool_choice": choice}).parallel() == parallel
+
+
 def test_a_full_context_is_another_reason_than_max_tokens(serve: Serve) -> None:
     with client(serve(n_ctx=256, n_parallel=1)) as claude:
         found = say(claude, asked("what"), max_tokens=4000, extra_body={"ignore_eos": True})

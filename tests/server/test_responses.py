@@ -206,6 +206,24 @@ def test_timings_come_with_every_piece_where_they_are_asked_for(tiny_served: Sit
     assert counts[-1] <= 8
 
 
+def test_the_progress_of_the_prompt_is_told_where_it_is_asked_for(serve: Serve) -> None:
+    found = events(serve(n_batch=16), input="what is that " * 20, return_progress=True)
+    for event in found:
+        EVENT.validate_python(event)
+    told = [event["prompt_progress"] for event in found if "prompt_progress" in event]
+    assert len(told) > 1
+    assert {event["type"] for event in found if "prompt_progress" in event} == {"response.in_progress"}
+    assert [one["processed"] for one in told] == sorted(one["processed"] for one in told)
+    assert told[-1]["processed"] == told[-1]["total"] == found[-1]["response"]["usage"]["input_tokens"]
+
+
+def test_an_answer_of_no_words_is_one(tiny_served: Site) -> None:
+    empty = {"grammar": 'root ::= ""'}
+    assert (say(tiny_served, extra_body=empty).output, say(tiny_served, extra_body=empty).status) == ([], "completed")
+    found = events(tiny_served, **empty)
+    assert [event["type"] for event in found] == ["response.created", "response.in_progress", "response.completed"]
+
+
 def test_tokens_are_counted_without_encoding_or_answering(serve: Serve) -> None:
     site = serve()
     asks: Any = {"input": asked("what", png(0)), "instructions": "the", "tools": [TOOL]}
@@ -290,6 +308,14 @@ def test_items_follow_each_other_as_they_were_told() -> None:
     for i, event in enumerate(found):
         EVENT.validate_python({**event, "sequence_number": i})
     assert list(items.close()) == []
+
+
+def test_probabilities_are_told_once() -> None:
+    items = Items()
+    one = {"token": "a", "logprob": -1.0, "top_logprobs": []}
+    found = [*items.take([Content("a"), CallStart(0, "call_0", "f"), Content("b")], [one]), *items.close()]
+    assert [event["logprobs"] for event in found if event["type"] == "response.output_text.delta"] == [[one], []]
+    assert [event["logprobs"] for event in found if event["type"] == "response.output_text.done"] == [[one], []]
 
 
 def test_an_error_in_the_middle_of_a_stream_fails_the_response(serve: Serve) -> None:

@@ -16,7 +16,7 @@ from fastapi.responses import JSONResponse, Response
 from diptych.errors import DiptychError, InputError
 from diptych.server import logprobs, problems
 from diptych.server.connection import event_stream, while_connected
-from diptych.server.figures import timings
+from diptych.server.figures import progress, timings
 from diptych.server.responses_body import ResponsesBody
 from diptych.server.responses_events import Event, Items
 from diptych.server.serving import Served
@@ -82,7 +82,9 @@ class Answer:
         yield self._sent({"type": f"response.{last['status']}", "response": last, "timings": last["timings"]})
 
     def _take(self, piece: Told) -> list[Event]:
-        """The events of a piece of the answer, with those that end it behind the last."""
+        """The events of a piece of the answer, with those that end it behind the last; or how far the prompt is."""
+        if told := progress(piece.output):
+            return [{"type": "response.in_progress", "response": self._response("in_progress"), **told}]
         found = logprobs.content(self._talk.serving.engine, piece.output.logprobs)
         events = list(self._items.take(piece.deltas, found))
         if piece.output.finish_reason:
