@@ -145,6 +145,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "yes": ({"n_tokens": True}, "it must be 1 to 1024"),
     "another grid": ({"grid": [1, 3, 3]}, "does not fit n_tokens 6"),
     "a smaller grid": ({"grid": [1, 1, 3]}, "does not fit n_tokens 6"),
+    "a grid beyond 64 bits": ({"grid": [2**63, 1, 1]}, "does not fit n_tokens 6"),
     "a huge grid": ({"grid": [2**31, 2**31, 2**31]}, "does not fit n_tokens 6"),
     "grid of nothing": ({"grid": [0, 2, 3]}, "three sides"),
     "grid backwards": ({"grid": [1, -2, -3]}, "three sides"),

@@ -79,6 +79,7 @@ def test_texts_and_tokens_may_be_mixed(tiny_served: Site) -> None:
         ("/detokenize", {"tokens": [1] * (2**20 + 1)}, "at most 1048576 items"),
         ("/apply-template", {}, "messages"),
         ("/apply-template", {"messages": [{"role": "user", "content": 5}]}, "must be a string or a list"),
+        ("/apply-template", {"messages": [{"role": "user", "content": "\ud800"}]}, "half a character"),
         ("/v1/chat/completions/input_tokens", {"messages": []}, "messages"),
     ],
 )  # fmt: skip

@@ -11,6 +11,7 @@ import binascii
 import hashlib
 import struct
 from collections.abc import Mapping
+from math import prod
 from typing import Any, Literal, TypeGuard, cast
 
 import numpy as np
@@ -103,19 +104,16 @@ def _chunk(given: Json, where: str, kind: MediaKind, half: MediaHalf, most: int)
     rows = _rows(given.get("embedding"), given.get("encoding_format"), (n, half.n_embd), f"{where}.embedding")
     if found := fault(rows, (n, half.n_embd)):
         raise UnusableMedia(f"{where}.embedding is {found}; send what this model's encoder gives")
-    chunk = MediaChunk(kind, n, Grid(*grid), _key(kind, grid, rows), (), rows=rows)
-    _check_grid(chunk, half, where)
-    return chunk
+    # some families have rows between the lines, none has fewer than places
+    if prod(grid) <= n and _stands(chunk := MediaChunk(kind, n, Grid(*grid), _key(kind, grid, rows), (), rows=rows), half):
+        return chunk
+    raise UnusableMedia(f"{where}.grid {'×'.join(map(str, grid)):.60} does not fit n_tokens {n}; send both as they came")
 
 
-def _check_grid(chunk: MediaChunk, half: MediaHalf, where: str) -> None:
+def _stands(chunk: MediaChunk, half: MediaHalf) -> bool:
     """A lattice says where rows stand, and must do so for each of them."""
-    grid = chunk.grid
-    if grid.t * grid.h * grid.w <= chunk.n_tokens:  # some families have rows between the lines, none has fewer than places
-        planes, end = half.positions(chunk, 0)
-        if planes.shape == (half.n_pos, chunk.n_tokens) and 0 < end <= chunk.n_tokens:
-            return
-    raise UnusableMedia(f"{where}.grid {grid.t}×{grid.h}×{grid.w} does not fit n_tokens {chunk.n_tokens}; send both as they came")
+    planes, end = half.positions(chunk, 0)
+    return planes.shape == (half.n_pos, chunk.n_tokens) and 0 < end <= chunk.n_tokens
 
 
 def _rows(given: Json, encoding: Json, shape: tuple[int, int], where: str) -> Rows:

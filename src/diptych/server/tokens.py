@@ -10,6 +10,7 @@ from fastapi import Request as Http
 from pydantic import Field
 
 from diptych.engine import Engine
+from diptych.errors import InputError
 from diptych.server import prompts
 from diptych.server.chat_body import ChatBody
 from diptych.server.fields import Body
@@ -53,7 +54,10 @@ async def apply_template(body: ChatBody, http: Http, serving: Served) -> dict[st
     takes it."""
     serving.notes.unknown("/apply-template", body.unknown)
     plan = await body.plan(serving, http.state.scope, "")
-    return {"prompt": await asyncio.to_thread(serving.engine.render, plan.request, serving.media_marker)}
+    prompt = await asyncio.to_thread(serving.engine.render, plan.request, serving.media_marker)
+    if half := next((character for character in prompt if "\ud800" <= character <= "\udfff"), None):
+        raise InputError(f"the messages hold half a character, {half!r} (a lone surrogate), which is no text")
+    return {"prompt": prompt}
 
 
 @router.post("/v1/chat/completions/input_tokens")
