@@ -105,7 +105,7 @@ def test_every_python_example_of_a_page_runs_as_pasted(page: Path, place: Path) 
 @pytest.fixture(scope="module")
 def address(place: Path) -> Iterator[str]:
     """A server of the reader, started as the pages say, but on a free port."""
-    command = [Path(sys.executable).parent / "diptych", "serve", "reader", "--port", "0"]
+    command = [Path(sys.executable).parent / "diptych", "serve", "reader", "--port", "0", "--slot-save-path", "."]
     with subprocess.Popen(command, cwd=place, stderr=subprocess.PIPE, text=True) as server:
         assert server.stderr is not None
         said = re.search(r"http://127.0.0.1:(\d+)", next(line for line in server.stderr if "listening" in line))

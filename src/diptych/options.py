@@ -135,9 +135,11 @@ class ServerOptions(Options):
     )
     host: Annotated[str, Field(description="Address to listen on.")] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535, description="Port to listen on; 0 takes a free one and tells which.")] = 8080
-    alias: Annotated[str | None, Field(description="Name of the model in answers; by default that of its file or directory.")] = (
-        None
-    )
+    alias: Annotated[
+        str | None,
+        Field(description="Name of the model in answers, or several by commas; by default that of its file or directory."),
+    ] = None
+    tags: Annotated[str, Field(description="Words that /v1/models tells of the model, between commas.")] = ""
     api_key: Annotated[tuple[str, ...], Field(description="A key that clients must show; several by commas or repeated.")] = ()
     api_key_file: Annotated[Path | None, Field(description="File of such keys, one a line; lines with # are left out.")] = None
     server_name: Annotated[
@@ -171,7 +173,13 @@ class ServerOptions(Options):
     n_predict: Annotated[int, Field(ge=-1, description="Most tokens of an answer that does not say; -1 up to the context.")] = -1
     chat_template_kwargs: Annotated[dict[str, object], Field(description="Variables of the chat template, as JSON.")] = {}
     reasoning_format: Annotated[ReasoningFormat, Field(description="How thoughts are told apart from the answer.")] = "auto"
+    reasoning: Annotated[
+        Literal["on", "off", "auto"], Field(description="Whether the model is to think before it answers; auto leaves it to it.")
+    ] = "auto"
     slots: Annotated[bool, Field(description="Serve /slots.")] = True
+    slot_save_path: Annotated[
+        Path | None, Field(description="Directory in which clients may save slots, and restore them from.")
+    ] = None
     metrics: Annotated[bool, Field(description="Serve /metrics.")] = True
     page: Annotated[bool, Field(description="Serve the chat page at /.")] = True
     log_json: Annotated[bool, Field(description="Log a JSON object a line.")] = False

@@ -29,6 +29,7 @@ from diptych.engine.prepare import Preparation
 from diptych.engine.preview import Preview, preview
 from diptych.engine.sequence import Sequence
 from diptych.engine.stats import Stats
+from diptych.engine.store import Store
 from diptych.errors import DiptychError, InputError, NotSupported, Unavailable
 from diptych.families.base import MediaHalf, Rows
 from diptych.llama.adjust import ends
@@ -52,7 +53,7 @@ class Engine:
     """Both halves of a model, ready to answer. `load` makes one; close it, or use it in a `with` statement.
 
     `load_ms` is the time loading took; `default_sampling` llama.cpp's defaults with those of the model on top;
-    `media_backend` what runs the media half, `onnx` or `mtmd`; `about` what both halves are.
+    `media_backend` what runs the media half, `onnx` or `mtmd`; `about` what both halves are; `store` keeps slots in files.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class Engine:
             self.about: About = about(text, half, self._context, options, self._preparation.template.source)
             self._loop = Loop(text, self._context, self._encoder, options, self._trace)
             stack.callback(self._loop.close)
+            self.store = Store(self._loop, text, self.media_backend, options)
             self._aside = ThreadPoolExecutor(_N_ASIDE, "diptych-aside")
             stack.callback(self._aside.shutdown)
             self._embedder = Embedder(text, self._encoder, self._preparation, options) if options.embeddings else None

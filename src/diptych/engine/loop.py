@@ -6,7 +6,10 @@ import logging
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
 from functools import partial
+from typing import TypeVar
 
 from diptych.encoder.encoder import Encoder, Encoding
 from diptych.engine.about import SlotState
@@ -24,6 +27,7 @@ from diptych.options import Options
 from diptych.trace import OFF, Trace
 from diptych.types import Batch, FinishReason, Request, TextChunk
 
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
@@ -55,6 +59,20 @@ class Loop:
     def abort(self, sequence: Sequence) -> None:
         """End a sequence without a word; nothing happens where it has ended already."""
         self._inbox.put(partial(self._end, sequence))
+
+    def between(self, work: Callable[[Slots], T]) -> Future[T]:
+        """Do something with the slots between two steps. Raises Unavailable once closed."""
+        done: Future[T] = Future()
+
+        def call() -> None:
+            try:
+                done.set_result(work(self._slots))
+            except Exception as error:
+                done.set_exception(error)
+
+        if not self._inbox.put(call):
+            raise Unavailable("the engine is closed; load it again before using it")
+        return done
 
     def close(self) -> None:
         """End the thread behind the step it is in, and all sequences with an error; a second call does nothing."""

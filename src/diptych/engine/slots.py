@@ -9,14 +9,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diptych.engine.sequence import Sequence
+from diptych.errors import InputError, Unavailable
 
 
 class Cache(Protocol):
-    """A KV cache. `remove` forgets positions `start` to `end` of a sequence, and says False where the model cannot;
-    `copy` lets one sequence have the positions up to `end` of another, and says False where that cannot be done."""
+    """A KV cache, `unified` where sequences can share rows.
+
+    `remove` forgets positions `start` to `end` of a sequence, and says False where the model cannot; `copy` lets one
+    sequence have the positions up to `end` of another, and says False where that cannot be done. `state` is what it holds
+    of a sequence, which `set_state` puts under another; that says False where it cannot.
+    """
+
+    unified: bool
 
     def remove(self, seq_id: int, start: int, end: int = -1) -> bool: ...
     def copy(self, source: int, target: int, end: int) -> bool: ...
+    def state(self, seq_id: int) -> NDArray[np.uint8]: ...
+    def set_state(self, seq_id: int, data: NDArray[np.uint8]) -> bool: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,6 +108,33 @@ class Slots:
             self._forget(slot)
         sequence.slot, sequence.cursor = None, 0
 
+    def state(self, number: int) -> tuple[Held, NDArray[np.uint8]]:
+        """What was left in a free slot, and the cache's bytes of it. Raises InputError where there is no such slot,
+        Unavailable where somebody has it."""
+        slot = self._idle(number)
+        return slot.left, self._cache.state(slot.seq_id)
+
+    def restore(self, number: int, held: Held, data: NDArray[np.uint8]) -> None:
+        """Leave in a free slot what `state` gave, forgetting what others left where there is no room. Raises InputError for
+        what the cache does not take, and as `state` does."""
+        slot = self._idle(number)
+        self._forget(slot)
+        while not self._cache.set_state(slot.seq_id, data):
+            if not self.forget_idle():
+                raise InputError(
+                    f"the KV cache does not take these {len(held.ids)} tokens: they are of another model or KV cache, or too "
+                    "many; give the model, --ctx-size and cache types they were saved with"
+                )
+        self._returns += 1
+        slot.left, slot.used = held, self._returns
+
+    def erase(self, number: int) -> int:
+        """Forget what was left in a free slot; how many rows that was. Raises as `state` does."""
+        slot = self._idle(number)
+        n = len(slot.left.ids)
+        self._forget(slot)
+        return n
+
     def forget_idle(self) -> bool:
         """Make room: forget the rows of the slot that idles longest. False when no free slot holds any."""
         slot = min((s for s in self.free if len(s.left.ids)), key=lambda s: s.used, default=None)
@@ -106,11 +142,18 @@ class Slots:
             self._forget(slot)
         return slot is not None
 
+    def _idle(self, number: int) -> Slot:
+        if not 0 <= number < len(self._slots):
+            raise InputError(f"there is no slot {str(number)[:20]}; there are {len(self._slots)}, from 0 on")
+        if self._slots[number].sequence is not None:
+            raise Unavailable(f"slot {number} is answering somebody; ask again when it is idle")
+        return self._slots[number]
+
     def _fill(self, slot: Slot, sequence: Sequence) -> int:
         """Leave in a slot what a sequence can use, its own or another slot's; how many rows that is."""
         n, held = common_prefix(slot.left, sequence), len(slot.left.ids)
         other = max(self._slots, key=lambda s: common_prefix(s.held, sequence))
-        if copied := (more := common_prefix(other.held, sequence)) > n:
+        if copied := self._cache.unified and (more := common_prefix(other.held, sequence)) > n:
             self._forget(slot)
             n = more if self._cache.copy(other.seq_id, slot.seq_id, sequence.position(more)) else 0
         # recurrent and hybrid models cannot forget a tail alone, and have one in what was copied of them too

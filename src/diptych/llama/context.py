@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from typing import TYPE_CHECKING
 
@@ -170,6 +171,24 @@ class Context(Native):
             lib.llama_memory_seq_cp(self._memory, source, target, 0, end)
         return self.unified
 
+    def state(self, seq_id: int) -> NDArray[np.uint8]:
+        """What the cache holds of a sequence, in bytes for `set_state`."""
+        pointer = self.pointer
+        data = np.empty(lib.llama_state_seq_get_size(pointer, seq_id), np.uint8)
+        if lib.llama_state_seq_get_data(pointer, _octets(data), data.size, seq_id) != data.size:
+            raise EngineError(f"llama.cpp could not give the {data.size:,} bytes that it holds of a sequence")
+        return data
+
+    def set_state(self, seq_id: int, data: NDArray[np.uint8]) -> bool:
+        """Let the cache hold this of a sequence, and nothing else; False where there is no room, or `data` is not of this
+        model with this cache. Then it holds nothing of it."""
+        pointer = self.pointer
+        with log.watch():
+            taken = bool(lib.llama_state_seq_set_data(pointer, _octets(data), data.size, seq_id) == data.size)
+        if not taken:
+            self.remove(seq_id, 0)
+        return taken
+
     def last(self, seq_id: int) -> int:
         """The largest position a sequence holds, -1 when empty."""
         self.pointer  # noqa: B018 - raises when closed
@@ -179,6 +198,10 @@ class Context(Native):
         """Forget every sequence."""
         self.pointer  # noqa: B018 - raises when closed
         lib.llama_memory_clear(self._memory, True)
+
+
+def _octets(data: NDArray[np.uint8]) -> Pointer:
+    return data.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
 
 
 def default_threads() -> int:

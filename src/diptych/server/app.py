@@ -8,7 +8,20 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-from diptych.server import anthropic, chat, completion, embeddings, encode, info, page, preview, problems, responses, tokens
+from diptych.server import (
+    anthropic,
+    chat,
+    completion,
+    embeddings,
+    encode,
+    info,
+    page,
+    preview,
+    problems,
+    responses,
+    slots,
+    tokens,
+)
 from diptych.server.bodies import Bodies
 from diptych.server.exchange import Recorder
 from diptych.server.guard import Guard, Rules
@@ -16,7 +29,7 @@ from diptych.server.serving import Serving
 
 Routers = (
     info.router, chat.router, completion.router, responses.router, anthropic.router, embeddings.router, tokens.router,
-    encode.router, preview.router,
+    encode.router, preview.router, slots.router,
 )  # fmt: skip
 
 

@@ -18,6 +18,8 @@ from diptych.types import Json, Message, Request
 
 Function = dict[str, Any]  # a tool in the form of OpenAI's chat: the wire format
 
+_THINKS = {"on": True, "off": False}  # --reasoning; auto is neither
+
 
 class Conversation(Answering, ABC):
     """A conversation to go on with, in the form of some API."""
@@ -110,7 +112,8 @@ class Conversation(Answering, ABC):
     def _template_variables(self, serving: Serving) -> dict[str, Any]:
         """Variables of the chat template: the server's, those of the request, and what has a field of its own."""
         out = {**serving.options.chat_template_kwargs, **(self.chat_template_kwargs or {})}
-        for name, value in (("reasoning_effort", self.effort()), ("enable_thinking", self.thinks())):
+        thinks = self.thinks() if self.thinks() is not None else _THINKS.get(serving.options.reasoning)
+        for name, value in (("reasoning_effort", self.effort()), ("enable_thinking", thinks)):
             if value is not None:
                 out.setdefault(name, value)
         return out

@@ -81,7 +81,7 @@ async def models(serving: Served) -> dict[str, object]:
 @router.get("/v1/models/{name:path}")
 async def model(name: str, serving: Served) -> dict[str, object]:
     """The model, by its name."""
-    if name != serving.name:
+    if name not in serving.aliases:
         raise HTTPException(404, "there is no model of this name; /v1/models says what there is")
     return _model(serving)
 
@@ -93,8 +93,8 @@ def _model(serving: Serving) -> dict[str, object]:
         "object": "model",
         "created": int(serving.started),
         "owned_by": "diptych",
-        "aliases": [serving.name],
-        "tags": [],
+        "aliases": serving.aliases,
+        "tags": sorted(tag for tag in map(str.strip, serving.options.tags.split(",")) if tag),
         "meta": {
             "n_vocab": about.n_vocab,
             "n_ctx": about.n_ctx_slot,
