@@ -8,6 +8,10 @@ from pathlib import Path
 import pytest
 from sites import Serve, Site, site
 
+from diptych.engine import Engine
+from diptych.errors import InputError
+from diptych.options import ServerOptions
+
 
 @pytest.fixture(scope="module")
 def compatible(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
@@ -91,3 +95,15 @@ def test_a_model_that_always_thinks_can_be_told_not_to(serve: Serve, reasoning: 
     site = serve(chat_template=template, reasoning=reasoning)
     body = {"messages": [{"role": "user", "content": "Hi"}], **asked}
     assert site.post("/apply-template", body).json()["prompt"].endswith(end)
+
+
+def test_a_template_by_a_name_is_refused_rather_than_taken_for_its_text(tiny_folder: Path) -> None:
+    with pytest.raises(InputError, match=r"--chat-template is 'llama3', and its Jinja text is expected"):
+        Engine.load(tiny_folder, options=ServerOptions(chat_template="llama3", threads=1))
+
+
+def test_a_prompt_that_is_too_long_is_told_in_the_words_clients_look_for(served: Site) -> None:
+    error = served.post("/completion", {"prompt": "word " * 5000}).json()["error"]
+    assert error["type"] == "exceed_context_size_error"
+    assert "exceeds the available context size" in error["message"]
+    assert error["n_prompt_tokens"] > error["n_ctx"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Sequence as List
 
@@ -23,6 +24,7 @@ from diptych.types import Chunk, MediaChunk, MediaSettings, Request, Source
 
 _CHARACTERS = 64  # a token of text has fewer
 _LEAST_CHARACTERS = 2**16
+_NAME = re.compile(r"[\w.-]+")  # of a template, where its text was to be
 
 
 class Vocabulary:
@@ -121,8 +123,9 @@ class Preparation:
 
     def _overflow(self, n: int, n_media: int) -> ContextOverflow:
         return ContextOverflow(
-            f"the prompt has n_tokens {n}, {n_media} of them of pictures, and the context holds n_ctx {self._n_ctx}; "
-            "shorten it, lower max_pixels, or set a larger n_ctx",
+            # clients know this case by llama-server's words, which stand in the middle
+            f"the prompt has n_tokens {n}, {n_media} of them of pictures, and exceeds the available context size, "
+            f"n_ctx {self._n_ctx}; shorten it, lower max_pixels, or set a larger n_ctx",
             n,
             self._n_ctx,
         )
@@ -153,7 +156,13 @@ def _check_request(request: Request) -> None:
 def _template(options: Options) -> str | None:
     """The chat template that the options give in the place of the model's own."""
     if options.chat_template_file is None:
-        return options.chat_template
+        given = options.chat_template
+        if given and given != "chatml" and _NAME.fullmatch(given):
+            raise InputError(
+                f"--chat-template is {given!r}, and its Jinja text is expected, or chatml; llama.cpp's other built-in templates "
+                "are not here: most models bring their own, and --chat-template-file takes one from a file"
+            )
+        return given
     try:
         return options.chat_template_file.read_text()
     except (OSError, UnicodeDecodeError) as error:
