@@ -84,9 +84,8 @@ def main() -> None:
         for clients in args.clients:
             for _ in range(args.rounds):
                 for side in sides:
-                    result = measured(side, clients, images, args)
                     kind = f"{args.size}×{args.size} picture" if images else "text"
-                    print(f"{kind:16} {clients:3} clients  {side.name:16} {result.row()}", flush=True)
+                    print(f"{kind:16} {clients:3} clients  {side.name:16} {told(side, clients, images, args)}", flush=True)
     bare(text, args)
 
 
@@ -98,8 +97,8 @@ def every_side(text: Path, mmproj: Path, args: argparse.Namespace) -> Iterator[S
     quiet = ["--log-level", "error"]
     yield Side("diptych", lambda port: [diptych, "serve", *halves, *common, *quiet, "--port", str(port)])
     if args.llama_server:
-        flags = [*halves, *common, "--kv-unified", "--cache-ram", "0", "--jinja"]
-        yield Side("llama-server", lambda port: [str(args.llama_server), *flags, "--port", str(port)])
+        native = [str(args.llama_server), *halves, *common, "--kv-unified", "--cache-ram", "0", "--jinja"]
+        yield Side("llama-server", lambda port: [*native, "--port", str(port)])
     if find_spec("sse_starlette") and find_spec("starlette_context"):
         flags = ["--model", str(text), "--clip_model_path", str(mmproj), "--chat_format", "qwen2.5-vl", "--n_ctx", "8192"]
         threaded = ["--n_threads", threads, "--n_threads_batch", threads]
@@ -133,6 +132,14 @@ def ready(url: str) -> bool:
         return httpx.get(f"{url}/v1/models").status_code == 200
     except httpx.TransportError:
         return False
+
+
+def told(side: Side, clients: int, images: bool, args: argparse.Namespace) -> str:
+    """A row of figures, or why there are none: not every peer bears every load."""
+    try:
+        return measured(side, clients, images, args).row()
+    except httpx.HTTPError as error:
+        return f"fails: {type(error).__name__} {error}"
 
 
 def measured(side: Side, clients: int, images: bool, args: argparse.Namespace) -> Result:

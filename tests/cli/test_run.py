@@ -40,7 +40,8 @@ def test_json_has_text_tokens_usage_and_timings(diptych: Diptych, receipt: Path)
     assert said["usage"]["media_tokens"] == 3 * 13
     assert said["usage"]["prompt_tokens"] > said["usage"]["media_tokens"]
     assert set(said["timings"]) == {
-        "load_ms", "preprocess_ms", "encode_ms", "prefill_ms", "decode_ms", "time_to_first_token_ms", "tokens_per_second",
+        "load_ms", "queue_ms", "preprocess_ms", "encode_ms", "prefill_ms", "media_prefill_ms", "decode_ms",
+        "time_to_first_token_ms", "tokens_per_second",
     }  # fmt: skip
     assert all(v > 0 for v in said["timings"].values())
 
