@@ -35,7 +35,7 @@ from diptych.families.base import MediaHalf, Rows
 from diptych.llama.adjust import ends
 from diptych.llama.context import Context
 from diptych.llama.model import TextModel
-from diptych.llama.sampler import default_sampling
+from diptych.llama.sampler import default_sampling, warm_up
 from diptych.media.access import Access
 from diptych.options import Options, Pooling
 from diptych.prompt import ChatTemplate
@@ -80,6 +80,7 @@ class Engine:
             self._context = stack.enter_context(Context(text, options))
             if options.warmup:
                 self._context.warm_up()
+                warm_up(text)
             self._encoder = self._open_encoder(half, stack)
             self._preparation = Preparation(text, half, self._context, options, self._access, self._known, self._trace)
             self.about: About = about(text, half, self._context, options, self._preparation.template.source)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diptych.errors import EngineError, FileError, GrammarError, InputError
-from diptych.llama import chain, grammar, ranges
+from diptych.llama import adjust, chain, grammar, ranges, vocabulary
 from diptych.llama.adjust import Adjustments
 from diptych.llama.candidates import Candidates, log_probabilities
 from diptych.llama.chain import Chain
@@ -131,6 +131,12 @@ class Sampler:
             self._constraint.take(token)
         self._adjustments.push(token)
         self._chain.accept((token,))
+
+
+def warm_up(model: TextModel) -> None:
+    """Read what the ends of answers and grammars need of the vocabulary, so that the first request need not."""
+    adjust.ends(model)
+    vocabulary.of(model)
 
 
 def default_sampling(metadata: Mapping[str, str]) -> dict[str, Any]:
