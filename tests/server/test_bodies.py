@@ -122,6 +122,15 @@ def test_what_is_posted_is_json_whatever_it_is_called() -> None:
     assert (answer.status, "multipart/form-data" in answer.error["message"]) == (415, True)
 
 
+@pytest.mark.parametrize(
+    ("encoding", "status"), [("gzip", 415), ("Deflate", 415), ("identity, br", 415), ("identity", 200), ("", 200)]
+)
+def test_bodies_that_are_packed_are_refused_as_such(encoding: str, status: int) -> None:
+    answer = post(Bodies(echo, SMALL), [b"{}"], content_encoding=encoding)
+    assert answer.status == status
+    assert status == 200 or encoding.lower() in answer.error["message"]
+
+
 # from here on against a real server
 
 

@@ -33,6 +33,7 @@ class Bodies:
         body = Body(self, receive)
         try:
             _as_json(scope)
+            _check_encoding(Headers(scope=scope))
             self.check_length(Headers(scope=scope))
             await self.app(scope, body.receive, body.watching(send))
         except HTTPException as error:
@@ -98,6 +99,13 @@ class Body:
             await send(message)
 
         return sending
+
+
+def _check_encoding(headers: Headers) -> None:
+    """A few bytes may unpack to any number of them, so that nothing is unpacked here. Raises HTTPException for what is packed."""
+    given = headers.get("content-encoding", "").strip().lower()
+    if given not in ("", "identity"):
+        raise HTTPException(415, f"the body is encoded as {given[:40]!r}, and nothing is decoded here; send it as it is")
 
 
 def _as_json(scope: Scope) -> None:
