@@ -133,7 +133,7 @@ class ServerOptions(Options):
     warmup: Annotated[bool, Field(description="Run both halves once while loading, so that the first answer is not slower.")] = (
         True
     )
-    host: Annotated[str, Field(description="Address to listen on.")] = "127.0.0.1"
+    host: Annotated[str, Field(description="Address to listen on; several by commas.")] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535, description="Port to listen on; 0 takes a free one and tells which.")] = 8080
     alias: Annotated[
         str | None,
@@ -149,7 +149,11 @@ class ServerOptions(Options):
         ),
     ] = ()
     cors_origins: Annotated[
-        tuple[str, ...], Field(description="An origin whose pages may use this server, such as https://example.org; * for any.")
+        tuple[str, ...],
+        Field(
+            description="An origin whose pages may use this server, such as https://example.org; localhost for all of this "
+            "machine, * for any."
+        ),
     ] = ()
     max_body_mib: Annotated[int, Field(ge=1, description="Largest body of a request, in MiB.")] = 64
     media_max_pixels: Annotated[int, Field(ge=1, description="A picture with more pixels is refused before decoding.")] = 2**26

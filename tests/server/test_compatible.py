@@ -11,6 +11,8 @@ from sites import Serve, Site, site
 from diptych.engine import Engine
 from diptych.errors import InputError
 from diptych.options import ServerOptions
+from diptych.server import run
+from diptych.server.guard import hosts
 
 
 @pytest.fixture(scope="module")
@@ -107,3 +109,11 @@ def test_a_prompt_that_is_too_long_is_told_in_the_words_clients_look_for(served:
     assert error["type"] == "exceed_context_size_error"
     assert "exceeds the available context size" in error["message"]
     assert error["n_prompt_tokens"] > error["n_ctx"]
+
+
+def test_a_server_listens_on_several_addresses_and_is_called_by_each() -> None:
+    options = ServerOptions(host="127.0.0.1, 127.0.0.2", port=0)
+    for host in hosts(options):
+        with run.bind(options, host) as bound:
+            assert bound.getsockname()[0] == host
+    assert hosts(options) == ["127.0.0.1", "127.0.0.2"]

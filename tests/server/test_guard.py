@@ -146,6 +146,17 @@ def test_a_page_of_this_server_may_call_it_and_no_other_may() -> None:
     assert "access-control-allow-origin" not in answer.headers
 
 
+def test_pages_of_this_machine_may_call_where_localhost_is_allowed() -> None:
+    for origin, status in (
+        ("http://localhost", 200), ("http://localhost:3000", 200), ("https://127.0.0.1:1", 200), ("http://[::1]:3000", 200),
+        ("http://notlocalhost", 403), ("http://localhost.evil.example", 403), ("http://evil.example/localhost", 403),
+        ("http://localhost@evil.example", 403), ("null", 403), ("", 403),
+    ):  # fmt: skip
+        answer = ask(guard(cors_origins=("localhost",)), "/v1/chat/completions", "POST", origin=origin)
+        assert answer.status == status, origin
+        assert answer.headers.get("access-control-allow-origin") == (origin if status == 200 else None)
+
+
 def test_a_page_without_origin_is_not_this_servers_where_no_host_is_told() -> None:
     for origin in ("null", "http://"):
         answer = called(guard(), scope_of("POST", "/v1/chat/completions", [(b"origin", origin.encode())]))

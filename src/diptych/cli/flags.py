@@ -108,7 +108,7 @@ def _options(kind: type[Options], given: dict[str, Any]) -> Options:
     for name in ("provider_options", "chat_template_kwargs"):
         if isinstance(given.get(name), str):
             given[name] = _json(name, given[name])
-    for name in ("api_key",):
+    for name in ("api_key", "cors_origins"):
         if name in given:
             given[name] = [part for value in given[name] for part in value.split(",") if part]
     try:

@@ -22,6 +22,7 @@ PAGE = ("/", "/favicon.ico", "/page/")  # and what is below the last
 OPEN = ("/health", "/v1/health", *PAGE)  # without a key, as in llama-server
 _SAFE = ("GET", "HEAD", "OPTIONS")
 _HOST = re.compile(r"(\[[^\[\]]*\]|[^\[\]:@/?#]*)(?::\d*)?")
+_LOCAL = "localhost"
 _SHOWN = 100  # characters of a client's header in a message
 
 
@@ -80,7 +81,7 @@ class Rules:
         origin = headers.get("origin")
         if origin is None:
             return False
-        if "*" in self._origins or origin.lower() in self._origins:
+        if "*" in self._origins or origin.lower() in self._origins or self._is_local(origin):
             return True
         host = headers.get("host", "").lower()
         if host and origin.lower() in (f"http://{host}", f"https://{host}"):
@@ -89,6 +90,10 @@ class Rules:
             return False  # the browser keeps the answer from the page
         shown = origin[:_SHOWN]
         raise HTTPException(403, f"pages of {shown!r} may not use this server; start it with --cors-origin ORIGIN")
+
+    def _is_local(self, origin: str) -> bool:
+        """Whether the origin is of this machine, and those may: `localhost` in the options stands for all of them."""
+        return _LOCAL in self._origins and _host_name(origin.partition("://")[2]) in (_LOCAL, "127.0.0.1", "::1")
 
     def check_key(self, path: str, headers: Headers) -> str:
         """The scope of media ids: a hash of the key. Raises HTTPException where a key is needed and is not there."""
@@ -109,6 +114,11 @@ class Rules:
         """
         out = {"Access-Control-Allow-Origin": origin, "Access-Control-Expose-Headers": "X-Request-Id, Retry-After"}
         return out if "*" in self._origins else {**out, "Access-Control-Allow-Credentials": "true"}
+
+
+def hosts(options: ServerOptions) -> list[str]:
+    """The addresses to listen on, as names in a Host header."""
+    return [host.strip().lower() for host in options.host.split(",")]
 
 
 def keys(options: ServerOptions) -> list[str]:
@@ -136,7 +146,7 @@ def _shown_keys(headers: Headers) -> list[bytes]:
 
 def _names(options: ServerOptions) -> set[str]:
     own = socket.gethostname().lower()
-    return {"localhost", "", own, f"{own}.local", options.host.lower(), *(name.lower() for name in options.server_name)}
+    return {_LOCAL, "", own, f"{own}.local", *hosts(options), *(name.lower() for name in options.server_name)}
 
 
 def _host_name(header: str) -> str:

@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import FrameType
 
 import uvicorn
@@ -17,6 +17,7 @@ from diptych.engine import Engine
 from diptych.errors import InputError
 from diptych.options import ServerOptions
 from diptych.server.app import create
+from diptych.server.guard import hosts
 from diptych.server.notes import JsonLines, Lines
 from diptych.server.protocol import Protocol
 from diptych.server.serving import Serving
@@ -36,12 +37,11 @@ def serve(name: str, options: ServerOptions, load: Callable[[], Engine], listeni
     """
     serving = Serving(name, options, load)
     server = Server(serving, options)
-    bound = bind(options)
-    listening(f"http://{_shown(options.host)}:{bound.getsockname()[1]}")
-    try:
-        server.run([bound])
-    finally:
-        bound.close()
+    with ExitStack() as stack:
+        bound = [stack.enter_context(bind(options, host)) for host in hosts(options)]
+        for host, at in zip(hosts(options), bound, strict=True):
+            listening(f"http://{_shown(host)}:{at.getsockname()[1]}")
+        server.run(bound)
     if serving.failure is not None:
         raise serving.failure
 
@@ -106,14 +106,16 @@ def log_to_stderr(options: ServerOptions) -> None:
     logging.getLogger("uvicorn").setLevel(logging.CRITICAL)  # what it would say is said in our lines
 
 
-def bind(options: ServerOptions) -> socket.socket:
-    """A socket at the host and port of the options. Raises InputError when the address cannot be had."""
-    family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
+def bind(options: ServerOptions, host: str = "") -> socket.socket:
+    """A socket at one of the hosts of the options, by default the first, and their port. Raises InputError when that address
+    cannot be had."""
+    host = host or hosts(options)[0]
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        bound = socket.create_server((options.host, options.port), family=family, backlog=2048, reuse_port=False)
+        bound = socket.create_server((host, options.port), family=family, backlog=2048, reuse_port=False)
     except OSError as error:
         raise InputError(
-            f"cannot listen on {options.host}:{options.port}: {error.strerror or error}; choose another --host or --port"
+            f"cannot listen on {host}:{options.port}: {error.strerror or error}; choose another --host or --port"
         ) from error
     bound.setblocking(False)
     # connections inherit it; asyncio leaves it out where a socket was not made for TCP by name, and then a client that puts
