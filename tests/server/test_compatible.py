@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -117,3 +118,17 @@ def test_a_server_listens_on_several_addresses_and_is_called_by_each() -> None:
         with run.bind(options, host) as bound:
             assert bound.getsockname()[0] == host
     assert hosts(options) == ["127.0.0.1", "127.0.0.2"]
+
+
+def test_the_way_to_an_answer_is_told_with_timings_that_are_numbers(served: Site) -> None:
+    asked = {"prompt": "the quick brown fox " * 40, "n_predict": 4, "stream": True, "cache_prompt": False}
+    told = [
+        json.loads(line) for line in served.data("/completion", {**asked, "return_progress": True, "timings_per_token": True})
+    ]
+    way = [chunk for chunk in told if "prompt_progress" in chunk]
+    assert [c["prompt_progress"]["processed"] for c in way] == sorted(c["timings"]["prompt_n"] for c in way)
+    first, last = way[0]["timings"], way[-1]["timings"]
+    assert (first["prompt_n"], first["prompt_ms"], first["predicted_ms"]) == (0, 0.0, 0.0)
+    assert last["prompt_n"] == way[-1]["prompt_progress"]["total"]
+    assert last["prompt_ms"] > 0
+    assert all(isinstance(value, int | float) for chunk in told if "timings" in chunk for value in chunk["timings"].values())

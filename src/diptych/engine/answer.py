@@ -88,7 +88,7 @@ class Answer:
         """Tell how many rows of the prompt are in the KV cache."""
         ms = 1e3 * (time.perf_counter() - self.clock.came)
         progress = Progress(self.usage.prompt_tokens, self.usage.cached_tokens, processed, ms)
-        self._emit(Output("", usage=self.usage, slot=self.slot, progress=progress))
+        self._emit(Output("", usage=self.usage, timings=self.clock.timings(0), slot=self.slot, progress=progress))
 
     def finish(self, reason: FinishReason, usage: Usage, media: tuple[MediaUse, ...] = ()) -> None:
         """Hand out the last of the text, with the usage and timings of the whole."""

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from diptych.types import Output
+from diptych.types import MediaUse, Output
 
 
 def timings(output: Output) -> dict[str, object]:
     """The `timings` object of an answer, in milliseconds.
 
     `prompt_n` leaves out what the KV cache held (`cache_n`), as llama-server's does; `encode_cached` is true where there
-    are media and none of them had to be encoded.
+    are media and none of them had to be encoded. Without media there are numbers alone, as clients of llama-server expect.
     """
-    t, u = output.timings, output.usage
-    n = u.prompt_tokens - u.cached_tokens
-    return {
+    t, u, p = output.timings, output.usage, output.progress
+    n = (p.processed if p else u.prompt_tokens) - u.cached_tokens
+    told = {
         "cache_n": u.cached_tokens,
         "prompt_n": n,
         "prompt_ms": t.prefill_ms,
@@ -31,11 +31,12 @@ def timings(output: Output) -> dict[str, object]:
         "media_prefill_ms": t.media_prefill_ms,
         "text_prefill_ms": t.text_prefill_ms,
         "time_to_first_token_ms": t.time_to_first_token_ms,
-        "media": [
-            {"kind": m.kind, "size": list(m.size), "used": list(m.used), "n_tokens": m.n_tokens, "origin": m.origin}
-            for m in output.media
-        ],
     }
+    return {**told, "media": [_use(m) for m in output.media]} if output.media else told
+
+
+def _use(m: MediaUse) -> dict[str, object]:
+    return {"kind": m.kind, "size": list(m.size), "used": list(m.used), "n_tokens": m.n_tokens, "origin": m.origin}
 
 
 def progress(output: Output) -> dict[str, object]:
