@@ -149,6 +149,24 @@ def test_the_slot_that_holds_the_longest_prefix_is_taken_and_else_the_one_that_i
     assert (new.slot, new.cursor) == (1, 0)
 
 
+def test_conversations_that_begin_alike_do_not_drive_each_other_out() -> None:
+    slots = Slots(3, Recorder())
+    first, second = ([text(9), text(20, first=n)] for n in (100, 200))
+    served(slots, first)
+    turns = (second, [*first, text(3, first=300)], [*second, text(3, first=300)])
+    assert [served(slots, turn).n_cached for turn in turns] == [9, 29, 29]
+    unasked = sequence(first)
+    unasked.request = replace(unasked.request, cache_prompt=False)
+    slots.take(unasked)
+    assert (unasked.slot, unasked.cursor) == (2, 0)
+
+
+def test_where_nothing_can_be_copied_a_prefix_is_taken_with_all_that_stands_behind_it() -> None:
+    slots = Slots(2, Recorder(divided=True))
+    served(slots, [text(9), text(20, first=100)])
+    assert served(slots, [text(9), text(20, first=200)]).n_cached == 9
+
+
 def test_where_nothing_can_be_copied_a_slot_keeps_what_it_has_itself() -> None:
     slots = Slots(2, Recorder(divided=True))
     for number, n in ((0, 5), (1, 9)):

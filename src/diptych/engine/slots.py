@@ -80,15 +80,12 @@ class Slots:
         return max(common_prefix(slot.held, sequence) for slot in self._slots)
 
     def take(self, sequence: Sequence) -> None:
-        """Give a sequence the free slot with the longest common prefix, or of equal ones that idle longest.
+        """Give a sequence a free slot, and leave there what of its prompt any slot holds.
 
         Where another slot, whoever has it, holds more of the prefix, that is copied; no row is computed twice.
         """
         wanted = sequence.request.slot
-        if wanted is None:
-            slot = max(self.free, key=lambda s: (common_prefix(s.left, sequence), -s.used))
-        else:
-            slot = self._slots[wanted % len(self._slots)]
+        slot = self._chosen(sequence) if wanted is None else self._slots[wanted % len(self._slots)]
         n = self._fill(slot, sequence) if sequence.request.cache_prompt else self._forget(slot)
         slot.sequence, slot.left = sequence, Held()
         sequence.slot, sequence.cursor = slot.seq_id, n
@@ -141,6 +138,16 @@ class Slots:
         if slot is not None:
             self._forget(slot)
         return slot is not None
+
+    def _chosen(self, sequence: Sequence) -> Slot:
+        """The free slot with the longest common prefix. One that would lose most of what it holds is left as it is, since that
+        conversation may go on, and its prefix copied: then it is the one that holds nothing, or idles longest."""
+        oldest = min(self.free, key=lambda s: (len(s.left.ids) > 0, s.used))
+        if not sequence.request.cache_prompt:
+            return oldest
+        best = max(self.free, key=lambda s: (common_prefix(s.left, sequence), -s.used))
+        kept = common_prefix(best.left, sequence)
+        return best if kept and (2 * kept >= len(best.left.ids) or not self._cache.unified) else oldest
 
     def _idle(self, number: int) -> Slot:
         if not 0 <= number < len(self._slots):
