@@ -71,6 +71,8 @@ def test_a_bias_that_makes_no_sense_is_refused(text: TextModel, bias: tuple[int,
         Adjustments(text, Sampling(logit_bias=(bias,)))
     with pytest.raises(InputError, match="at most 10000"):
         Adjustments(text, Sampling(logit_bias=((5, 1.0),) * 10_001))
+    with pytest.raises(InputError, match="100001 characters together"):
+        Adjustments(text, Sampling(logit_bias=(("x" * 1000, 1.0),) * 100 + (("x", 1.0),)))
 
 
 def test_an_answer_has_its_least_tokens_before_it_may_end(text: TextModel, logits: np.ndarray) -> None:

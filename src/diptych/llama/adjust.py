@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _MOST = 10_000  # entries of a logit_bias
 _LONGEST = 1_000  # characters of a text in one
+_CHARACTERS = 100_000  # of all texts together, which are tokenized while others wait
 _LARGEST = 1e30  # of a bias, so that sums of them are finite in 32 bits
 
 _ends: WeakKeyDictionary[TextModel, NDArray[np.int32]] = WeakKeyDictionary()
@@ -82,6 +83,8 @@ def _biases(model: TextModel, sampling: Sampling) -> tuple[list[int], list[float
     """Tokens, those in several entries several times, and what is added to each."""
     if len(sampling.logit_bias) > _MOST:
         raise InputError(f"logit_bias has {len(sampling.logit_bias)} entries; at most {_MOST} are taken")
+    if (n := sum(len(what) for what, _ in sampling.logit_bias if isinstance(what, str))) > _CHARACTERS:
+        raise InputError(f"logit_bias names texts of {n} characters together; at most {_CHARACTERS} are taken")
     pairs = [(t, _bias(what, bias)) for what, bias in sampling.logit_bias for t in _tokens(model, what)]
     if sampling.ignore_eos:
         pairs += [(int(t), -math.inf) for t in ends(model)]
