@@ -24,6 +24,7 @@ def said(block: Any) -> Any:
         ({"messages": None}, "messages"),
         ({"messages": []}, "messages"),
         ({"messages": "hi"}, "messages"),
+        ({"messages": said("x") * 10_001}, "at most 10000 items"),
         ({"messages": [3]}, r"messages\.0"),
         ({"messages": [{"role": "user"}]}, r"messages\[0\]\.content is NoneType"),
         ({"messages": [{"role": "user", "content": 3}]}, r"messages\[0\]\.content is int"),

@@ -25,6 +25,7 @@ def said(*parts: Any) -> Any:
         ({"input": None}, "there is no input"),
         ({"input": []}, "there is no input"),
         ({"input": 5}, "input"),
+        ({"input": said("x") * 10_001}, "input"),
         ({"input": {"role": "user"}}, "input"),
         ({"input": [5]}, r"input\[0\] is int"),
         ({"input": [None]}, r"input\[0\] is NoneType"),

@@ -81,6 +81,7 @@ def test_texts_and_tokens_may_be_mixed(tiny_served: Site) -> None:
         ("/apply-template", {"messages": [{"role": "user", "content": 5}]}, "must be a string or a list"),
         ("/apply-template", {"messages": [{"role": "user", "content": "\ud800"}]}, "half a character"),
         ("/v1/chat/completions/input_tokens", {"messages": []}, "messages"),
+        ("/apply-template", {"messages": [{"role": "user", "content": "x"}] * 10_001}, "at most 10000 items"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_meant_is_refused_in_one_line(served: Site, path: str, body: Any, words: str) -> None:

@@ -10,7 +10,7 @@ from pydantic import Field
 from diptych.errors import InputError
 from diptych.server import anthropic_turns
 from diptych.server.conversation import Conversation, Function
-from diptych.server.fields import Body, ShortText
+from diptych.server.fields import MAX_TURNS, Body, ShortText
 from diptych.types import Json, Message
 
 _MEANT_OTHERWISE = ("cache_control", "inference_geo", "speed", "betas")  # they ask for nothing that could be different here
@@ -38,7 +38,7 @@ class OutputConfig(Body):
 class MessagesBody(Conversation):
     """A conversation to go on with, as messages of blocks."""
 
-    messages: Annotated[list[dict[str, Any]], Field(min_length=1)]
+    messages: Annotated[list[dict[str, Any]], Field(min_length=1, max_length=MAX_TURNS)]
     system: str | list[Any] | None = None
     stop: Annotated[tuple[ShortText, ...], Field(max_length=64, alias="stop_sequences")] = ()
     tool_choice: dict[str, Any] | None = None

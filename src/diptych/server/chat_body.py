@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from diptych.errors import InputError
 from diptych.server import parts
 from diptych.server.conversation import Conversation
+from diptych.server.fields import MAX_TURNS
 from diptych.types import Message
 
 
@@ -41,7 +42,7 @@ class ResponseFormat(BaseModel):
 class ChatBody(Conversation):
     """A conversation to go on with."""
 
-    messages: Annotated[list[dict[str, Any]], Field(min_length=1)]
+    messages: Annotated[list[dict[str, Any]], Field(min_length=1, max_length=MAX_TURNS)]
     stream_options: StreamOptions = StreamOptions()
     response_format: ResponseFormat = ResponseFormat()
     logprobs: bool = False

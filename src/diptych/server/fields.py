@@ -15,6 +15,7 @@ from diptych.options import ServerOptions
 from diptych.types import MediaSettings, Request, Sampling
 
 ShortText = Annotated[str, Field(max_length=4096)]  # what has a bound is also seen to have no half characters
+MAX_TURNS = 10_000  # messages of a conversation; each is rendered whether the context holds it or not
 _RANDOM = -1  # llama-server's seed
 _SAME = (
     "temperature", "top_k", "top_p", "min_p", "top_n_sigma", "min_keep", "xtc_probability", "xtc_threshold",

@@ -10,7 +10,7 @@ from diptych.errors import InputError
 from diptych.server import responses_items
 from diptych.server.chat_body import ResponseFormat
 from diptych.server.conversation import Conversation, Function
-from diptych.server.fields import Body
+from diptych.server.fields import MAX_TURNS, Body
 from diptych.types import Json, Message
 
 _LOGPROBS = "message.output_text.logprobs"  # in `include`
@@ -38,7 +38,7 @@ class TextFormat(Body):
 class ResponsesBody(Conversation):
     """A conversation to go on with, as items."""
 
-    input: str | list[Any] | None = None
+    input: str | Annotated[list[Any], Field(max_length=MAX_TURNS)] | None = None
     instructions: str | None = None
     max_output_tokens: int | None = None
     reasoning: Reasoning = Reasoning()
