@@ -151,10 +151,10 @@ def test_the_slot_that_holds_the_longest_prefix_is_taken_and_else_the_one_that_i
 
 def test_conversations_that_begin_alike_do_not_drive_each_other_out() -> None:
     slots = Slots(3, Recorder())
-    first, second = ([text(9), text(20, first=n)] for n in (100, 200))
+    first, second = ([text(20), text(9, first=n)] for n in (100, 200))
     served(slots, first)
     turns = (second, [*first, text(3, first=300)], [*second, text(3, first=300)])
-    assert [served(slots, turn).n_cached for turn in turns] == [9, 29, 29]
+    assert [served(slots, turn).n_cached for turn in turns] == [20, 29, 29]
     unasked = sequence(first)
     unasked.request = replace(unasked.request, cache_prompt=False)
     slots.take(unasked)

@@ -140,14 +140,17 @@ class Slots:
         return slot is not None
 
     def _chosen(self, sequence: Sequence) -> Slot:
-        """The free slot with the longest common prefix. One that would lose most of what it holds is left as it is, since that
-        conversation may go on, and its prefix copied: then it is the one that holds nothing, or idles longest."""
+        """The free slot with the longest common prefix.
+
+        One that would lose over a quarter of what it holds is left as it is, since that conversation may go on, and its
+        prefix copied: then it is the slot that holds nothing, or idles longest.
+        """
         oldest = min(self.free, key=lambda s: (len(s.left.ids) > 0, s.used))
         if not sequence.request.cache_prompt:
             return oldest
         best = max(self.free, key=lambda s: (common_prefix(s.left, sequence), -s.used))
         kept = common_prefix(best.left, sequence)
-        return best if kept and (2 * kept >= len(best.left.ids) or not self._cache.unified) else oldest
+        return best if kept and (4 * kept >= 3 * len(best.left.ids) or not self._cache.unified) else oldest
 
     def _idle(self, number: int) -> Slot:
         if not 0 <= number < len(self._slots):
