@@ -32,9 +32,7 @@ def counting(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return made
 
 
-def test_the_same_picture_elsewhere_is_not_encoded_again(
-    load: Load, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_same_picture_elsewhere_is_not_encoded_again(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = load()
     made = counting(engine, monkeypatch)
     tokens(engine, request(png(0), "what"))

@@ -57,6 +57,12 @@ class Catalogue:
             raise UnknownMedia(f"the media id {source.id!r} {what}; send the item again with its data")
         return found
 
+    def is_bound(self, scope: str, source: Source) -> bool:
+        """Whether an id stands for what came from this address before."""
+        with self._lock:
+            bound = self._ids.get((scope, source.id)) if source.id is not None else None
+        return bound is not None and bound.url == source.url
+
     def bind(self, scope: str, source: Source, data: bytes) -> bytes:
         """The digest of bytes that were read, for which the source's id stands from now on.
 
@@ -64,7 +70,7 @@ class Catalogue:
         """
         digest = hashlib.sha256(source.kind.encode() + b" " + data).digest()
         if source.id is not None:
-            url = source.url if source.data is None and not (source.url or "").startswith("data:") else None
+            url = None if (source.url or "").startswith("data:") else source.url
             with self._lock:
                 bound = self._ids.setdefault((scope, source.id), _Bound(digest, url))
                 if bound.digest != digest:

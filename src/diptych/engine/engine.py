@@ -37,6 +37,7 @@ from diptych.llama.context import Context
 from diptych.llama.model import TextModel
 from diptych.llama.sampler import default_sampling, warm_up
 from diptych.media.access import Access
+from diptych.media.load import is_remote
 from diptych.options import Options, Pooling
 from diptych.prompt import ChatTemplate
 from diptych.trace import Trace, open_trace
@@ -45,6 +46,7 @@ from diptych.types import MediaSettings, Message, Output, Request, Sampling, Sou
 P = ParamSpec("P")
 T = TypeVar("T")
 Image = str | Path | bytes | Source
+_N_FETCHERS = 16  # threads that wait for other machines, so that a slow one does not hold up who needs none
 _N_WORKERS = 2  # threads that decode pictures and render templates; more would only take cores from the halves
 _N_ASIDE = 4  # threads that embed and encode without generating; most of the time they wait for others
 
@@ -95,6 +97,8 @@ class Engine:
             self._gate = Gate(options.n_parallel, options.max_queue)
             self._workers = ThreadPoolExecutor(_N_WORKERS, "diptych-worker")
             stack.callback(self._workers.shutdown)
+            self._fetchers = ThreadPoolExecutor(_N_FETCHERS, "diptych-fetch")
+            stack.callback(self._fetchers.shutdown)
             self._resources = stack.pop_all()
         self._closed = False
         # threads that still decode while Python takes itself apart would crash it
@@ -343,7 +347,18 @@ class Engine:
         """Let a worker make a sequence of a request."""
         if not self._context.has_memory:
             raise NotSupported("this model only embeds; ask for embeddings, or load one that generates text")
-        return self._given(self._preparation.sequence, request, emit, time.perf_counter())
+        came, parts = time.perf_counter(), [*(request.prompt or ()), *(part for m in request.messages for part in m.parts)]
+        if not any(isinstance(part, Source) and is_remote(part) for part in parts):
+            return self._given(self._preparation.sequence, request, emit, came)
+        self._check_open()
+        return self._fetchers.submit(self._fetched, request, emit, came)
+
+    def _fetched(self, request: Request, emit: Emit, came: float) -> Sequence:
+        """On a thread for slow addresses: fetch the media of a request, and let a worker do the rest."""
+        start = time.perf_counter()
+        fetched = self._preparation.fetched(request)
+        fetch_ms = 1e3 * (time.perf_counter() - start)
+        return self._given(self._preparation.sequence, fetched, emit, came, fetch_ms).result()
 
     def _given(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Let a worker do it."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Sequence as List
+from dataclasses import replace
+from typing import TypeVar
 
 from diptych import prompt
 from diptych.engine import wire
@@ -17,11 +19,12 @@ from diptych.llama.context import Context
 from diptych.llama.model import TextModel
 from diptych.media import budget
 from diptych.media.access import Access
-from diptych.media.load import decoded, read
+from diptych.media.load import decoded, is_remote, read
 from diptych.options import Options
 from diptych.trace import OFF, Trace
 from diptych.types import Chunk, MediaChunk, MediaSettings, Request, Source
 
+T = TypeVar("T")
 _CHARACTERS = 64  # a token of text has fewer
 _LEAST_CHARACTERS = 2**16
 _NAME = re.compile(r"[\w.-]+")  # of a template, where its text was to be
@@ -67,8 +70,8 @@ class Preparation:
         self._access, self._catalogue, self._trace = access or Access.local(options), Catalogue(known), trace
         self._n_ctx, self._n_ubatch = context.n_ctx_slot, context.n_ubatch
 
-    def sequence(self, request: Request, emit: Emit, came: float) -> Sequence:
-        """The sequence of a request that came at `came`.
+    def sequence(self, request: Request, emit: Emit, came: float, fetch_ms: float = 0.0) -> Sequence:
+        """The sequence of a request that came at `came`, and whose media were fetched in `fetch_ms`.
 
         Raises InputError for what cannot be served, MediaError for media that cannot be used, ContextOverflow for a
         prompt that is too long.
@@ -80,8 +83,22 @@ class Preparation:
         now = time.perf_counter()
         self._trace.complete("preprocess", "", begun, now, request=request.id)
         self._trace.flow(request.id, "start", "", begun)
-        clock = Clock(came, preprocess_ms=1e3 * (now - begun))
+        clock = Clock(came, preprocess_ms=fetch_ms + 1e3 * (now - begun))
         return Sequence(request, spans, end, self._text.n_pos, Answer(emit, request.stop, clock))
+
+    def fetched(self, request: Request) -> Request:
+        """The request with the bytes of media that stand at remote addresses, save of those whose ids are known.
+
+        Raises MediaError and its kinds.
+        """
+
+        def part(given: T) -> T | Source:
+            if not isinstance(given, Source) or not is_remote(given) or self._catalogue.is_bound(request.scope, given):
+                return given
+            return replace(given, data=read(given, self._access))
+
+        messages = tuple(replace(m, parts=tuple(map(part, m.parts))) for m in request.messages)
+        return replace(request, messages=messages, prompt=request.prompt and tuple(map(part, request.prompt)))
 
     def chunks(self, request: Request) -> list[Chunk]:
         """The prompt of a request. Raises as `sequence` does; no more media are looked at than the context holds."""

@@ -44,6 +44,11 @@ def read(source: Source, access: Access) -> bytes:
     return data
 
 
+def is_remote(source: Source) -> bool:
+    """Whether the bytes of a source have to come over the network."""
+    return source.data is None and _scheme(source.url or "") in ("http", "https")
+
+
 def decoded(source: Source, data: bytes, access: Access) -> Media:
     """The media in the bytes that were read of a source. Raises as `load` does."""
     name = _name(source, access)
