@@ -13,7 +13,7 @@ def timings(output: Output) -> dict[str, object]:
     """
     t, u, p = output.timings, output.usage, output.progress
     n = (p.processed if p else u.prompt_tokens) - u.cached_tokens
-    told = {
+    told: dict[str, object] = {
         "cache_n": u.cached_tokens,
         "prompt_n": n,
         "prompt_ms": t.prefill_ms,
