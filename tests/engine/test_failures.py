@@ -6,6 +6,7 @@ import asyncio
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -285,3 +286,29 @@ while engine.stats().token_rows < 30: time.sleep(0.001)
 """
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert run.returncode == 0, run.stderr
+
+
+def test_a_sampler_that_takes_long_to_make_holds_up_nobody(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    from diptych.llama.sampler import Sampler
+
+    engine, made = load(n_parallel=2), Sampler.__init__
+
+    def slowly(self: Sampler, model: Any, sampling: Sampling, *more: Any) -> None:
+        if sampling.seed == 77:
+            time.sleep(0.6)
+        made(self, model, sampling, *more)
+
+    monkeypatch.setattr(Sampler, "__init__", slowly)
+
+    async def main() -> int:
+        other = asyncio.create_task(collect(engine, request("what", n=4, sampling=Sampling(seed=77))))
+        stream, n = engine.generate(request("the user", n=2000, sampling=Sampling(seed=1, ignore_eos=True))), 0
+        async for _ in stream:
+            n += 1
+            if other.done():
+                break
+        await stream.aclose()
+        await other
+        return n
+
+    assert asyncio.run(main()) > 20

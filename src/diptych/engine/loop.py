@@ -22,10 +22,9 @@ from diptych.engine.stats import Work
 from diptych.errors import DiptychError, EngineError, InputError, TimedOut, Unavailable
 from diptych.llama.context import Context
 from diptych.llama.model import TextModel
-from diptych.llama.sampler import Sampler
 from diptych.options import Options
 from diptych.trace import OFF, Trace
-from diptych.types import Batch, FinishReason, Request, TextChunk
+from diptych.types import Batch, FinishReason, Request
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -250,13 +249,6 @@ class Loop:
 
     def _add(self, sequence: Sequence) -> None:
         self._waiting.append(sequence)
-        try:
-            sequence.sampler = Sampler(self._model, sequence.request.sampling, sequence.request.stop_tokens)
-        except DiptychError as error:
-            return self._end(sequence, error)
-        for span in sequence.spans:
-            if isinstance(span.chunk, TextChunk):
-                sequence.sampler.feed(span.chunk.tokens)
         # pictures are encoded while others are being answered, save those that a slot seems to hold
         self._encode(sequence, self._slots.reusable(sequence))
 

@@ -17,12 +17,13 @@ from diptych.errors import ContextOverflow, FileError, InputError
 from diptych.families.base import MediaHalf
 from diptych.llama.context import Context
 from diptych.llama.model import TextModel
+from diptych.llama.sampler import Sampler
 from diptych.media import budget
 from diptych.media.access import Access
 from diptych.media.load import decoded, is_remote, read
 from diptych.options import Options
 from diptych.trace import OFF, Trace
-from diptych.types import Chunk, MediaChunk, MediaSettings, Request, Source
+from diptych.types import Chunk, MediaChunk, MediaSettings, Request, Source, TextChunk
 
 T = TypeVar("T")
 _CHARACTERS = 64  # a token of text has fewer
@@ -80,11 +81,20 @@ class Preparation:
         _check_request(request)
         spans, end = place(self.chunks(request), self._half)
         self._check_fit(spans)
+        sampler = self._sampler(request, spans)
         now = time.perf_counter()
         self._trace.complete("preprocess", "", begun, now, request=request.id)
         self._trace.flow(request.id, "start", "", begun)
         clock = Clock(came, preprocess_ms=fetch_ms + 1e3 * (now - begun))
-        return Sequence(request, spans, end, self._text.n_pos, Answer(emit, request.stop, clock))
+        return Sequence(request, spans, end, self._text.n_pos, Answer(emit, request.stop, clock), sampler=sampler)
+
+    def _sampler(self, request: Request, spans: tuple[Span, ...]) -> Sampler:
+        """The sampler of a request, which has seen its prompt. A grammar takes its time, and here only the request's."""
+        sampler = Sampler(self._text, request.sampling, request.stop_tokens)
+        for span in spans:
+            if isinstance(span.chunk, TextChunk):
+                sampler.feed(span.chunk.tokens)
+        return sampler
 
     def fetched(self, request: Request) -> Request:
         """The request with the bytes of media that stand at remote addresses, save of those whose ids are known.
