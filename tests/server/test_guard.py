@@ -240,7 +240,8 @@ def test_a_real_server_says_so_in_the_form_of_its_routes(served: Site) -> None:
     for path in ("/nothing", "/v1/nothing?words=secret", "/%ff%00", "/../../etc/passwd", "/page/nothing"):
         answer = served.get(path)
         assert (answer.status_code, answer.json()["error"]["message"]) == (404, "File Not Found")
-    for method, path, allowed in (("PUT", "/health", "GET"), ("HEAD", "/health", "GET"), ("GET", "/v1/chat/completions", "POST")):
+    assert served.http.head("/health").status_code == 200
+    for method, path, allowed in (("PUT", "/props", "GET"), ("HEAD", "/props", "GET"), ("GET", "/v1/chat/completions", "POST")):
         answer = served.http.request(method, path)
         assert (answer.status_code, answer.headers["allow"]) == (405, allowed)
         if method != "HEAD":

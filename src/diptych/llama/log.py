@@ -19,6 +19,7 @@ _LEVELS = {1: logging.DEBUG, 2: logging.DEBUG, 3: logging.WARNING, 4: logging.ER
 _CONTINUES = 5  # GGML_LOG_LEVEL_CONT: more of the line before
 _EXPECTED = (
     "non-consecutive token position",  # M-RoPE's jump behind a picture, which a recurrent cache remarks on and takes
+    "failed to find a memory slot",  # the cache is full: the engine makes room
     "model default pooling_type",  # rows are pooled by us
 )
 _LEAD = re.compile(r"^(?:[~\w:]+|error loading model): (?=\S)")  # the C++ function that a line begins with, and the obvious

@@ -25,6 +25,7 @@ router = APIRouter(tags=["server"])
 
 
 @router.get("/health")
+@router.head("/health", include_in_schema=False)  # what load balancers like to ask
 @router.get("/v1/health", include_in_schema=False)
 async def health() -> dict[str, str]:
     """Whether requests are taken; 503 while the model is being loaded, and before the end."""
