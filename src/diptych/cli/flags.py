@@ -35,6 +35,7 @@ SPELLINGS: dict[str, tuple[str, ...]] = {
     "allowed_media_hosts": ("--allowed-media-host",),
     "n_predict": ("-n", "--predict", "--n-predict"),
     "slots": ("--slots",),
+    "page": ("--page", "--ui/--no-ui", "--webui/--no-webui"),
 }
 MEDIA = (
     "media_backend", "min_pixels", "max_pixels", "precision", "providers", "provider_options", "ep_libraries",

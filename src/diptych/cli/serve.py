@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from typing import Annotated
 
+import typer
 from rich.text import Text
 
 from diptych.cli import console, flags, model
@@ -15,6 +17,13 @@ from diptych.media.access import Access
 from diptych.options import ServerOptions
 
 log = logging.getLogger(__name__)
+
+Always = Annotated[
+    bool,
+    typer.Option(
+        "--jinja", "--cont-batching", "-cb", "--swa-full", help="What is always so here, and llama-server has to be told."
+    ),
+]
 
 
 @with_options(*flags.SERVER, *flags.TEXT, *flags.SHARED, *flags.TRACE, *flags.MEDIA)
@@ -27,6 +36,7 @@ def command(
     hf: model.Hf = None,
     hf_revision: model.Revision = None,
     offline: model.Offline = False,
+    always: Always = False,
     *,
     options: ServerOptions,
     sampling: Given,
