@@ -43,6 +43,7 @@ def write(folder: Path, source: Path) -> Path:
         "ggml-org/stories15M_MOE": {"model": stories},
         "ggml-org/tinygemma3-GGUF": seeing,
         "ggml-org/models/bert-bge-small/ggml-model-f16.gguf": {"model": embedding},
+        "ggml-org/models/jina-reranker-v1-tiny-en/ggml-model-f16.gguf": {"model": embedding},
         "ggml-org/models/tinyllamas/split/stories15M-q8_0-00001-of-00003.gguf": {"model": parts},
     }
     table = folder / "models.json"

@@ -18,6 +18,8 @@ from PIL import Image
 
 _HUB = "https://huggingface.co/ggml-org/tinygemma3-GGUF/resolve/main/test/"
 _MISSING, _NO_PICTURE = "https://google.com/404", "https://ggml.ai"  # both must fail, and not for want of a network
+# names of headers have no case in HTTP; the tests look for them in a plain dictionary
+_EXACT_HEADERS, _HEADERS = "dict(response.headers)", "response.headers"
 _PICTURES = {"11_truck.png": 11, "91_cat.png": 91}
 _SCRIPTS = Path(__file__).parent.parent
 
@@ -37,7 +39,8 @@ class Place:
         # a package that downloads, which is imported and not used by the tests that run here
         (self._tests / "wget.py").write_text("def download(url: str, out: str) -> None:\n    raise OSError(url)\n")
         self._link(folder / "models", source / "models")
-        self._link(folder / "tools" / "mtmd", source / "tools" / "mtmd")
+        (folder / "tools" / "mtmd").mkdir()
+        shutil.copy(source / "tools" / "mtmd" / "test-1.jpeg", folder / "tools" / "mtmd")
 
     def run(self, models: Path, record: Path, tests: list[str], port: int, *, fork: bool) -> None:
         """Run tests with servers at `port`; what became of each stands in `record`, a JSON object a line.
@@ -46,10 +49,10 @@ class Place:
         """
         with _pictures() as address:
             for path in self._tests.rglob("*.py"):
-                text = path.read_text()
+                text = path.read_text().replace(_EXACT_HEADERS, _HEADERS)
                 if _HUB in text:
                     text = text.replace(_HUB, f"{address}/").replace(_MISSING, f"{address}/404").replace(_NO_PICTURE, address)
-                    path.write_text(text)
+                path.write_text(text)
             variables = {
                 "LLAMA_SERVER_BIN_PATH": str(self._stand_in(models)),
                 "UPSTREAM_MODELS": str(models),

@@ -1,4 +1,4 @@
-"""The pytest plugin that runs llama.cpp's tests: what its own conftest.py does, without the downloads, and a record of each test."""
+"""The pytest plugin that runs llama.cpp's tests: what its own conftest.py does, without downloads, and a record of each."""
 
 from __future__ import annotations
 

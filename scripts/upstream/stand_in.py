@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -43,11 +44,15 @@ SWITCHES = {
     "--no-slots": ("--no-slots",),
     "--metrics": ("--metrics",),
     "--kv-unified": ("--kv-unified",),
-    "--no-ui": ("--no-page",),
+    "--no-ui": ("--no-ui",),
+    "--offline": ("--offline",),
+    "--cont-batching": ("--cont-batching",),
+    "--swa-full": ("--swa-full",),
+    "--jinja": ("--jinja",),
     "--verbose": ("--log-level", "debug"),
 }
 # nothing is lost where these are left out
-SILENT = ("--offline", "--cont-batching", "--swa-full", "--jinja", "--no-jinja", "--no-cache-idle-slots", "--no-mmproj")
+SILENT = ("--no-jinja", "--no-cache-idle-slots", "--no-mmproj")
 NAMING = ("--hf-repo", "--hf-file", "--mmproj-url")
 # what llama-server does where it is not told, and `diptych serve` does not
 ABSENT = {"--metrics": ("--no-metrics",), "--kv-unified": ("--no-kv-unified",), "--cors-origins": ("--cors-origins", "*")}
@@ -67,7 +72,12 @@ def translated(models: dict[str, dict[str, str]], given: Sequence[str]) -> list[
     """The arguments of `diptych serve`; flags that have no meaning there are named on standard error."""
     out, seen = list(ALWAYS), dict(_pairs(given))
     for flag, value in seen.items():
-        if flag in VALUED:
+        if flag == "--chat-template" and re.fullmatch(r"[\w-]+", value or ""):
+            out += [
+                flag,
+                "chatml",
+            ]  # the only one of llama.cpp's that goes by its name here; what the others write is not checked
+        elif flag in VALUED:
             out += [VALUED[flag], value or ""]
         elif flag in SWITCHES:
             out += SWITCHES[flag]
