@@ -80,14 +80,16 @@ class Engine:
         self.default_sampling = replace(Sampling(), **fields)
         with ExitStack() as stack:
             self._context = stack.enter_context(Context(text, options))
-            if options.warmup:
-                self._context.warm_up()
-                warm_up(text)
             self._encoder = self._open_encoder(half, stack)
             self._preparation = Preparation(text, half, self._context, options, self._access, self._known, self._trace)
             self.about: About = about(text, half, self._context, options, self._preparation.template.source)
             self._loop = Loop(text, self._context, self._encoder, options, self._trace)
             stack.callback(self._loop.close)
+            if options.warmup:
+                # Not here: OpenMP keeps threads for each thread that computes, and where these are more than cores they all
+                # sleep at every barrier instead of spinning. A token then takes half as long again.
+                self._loop.between(lambda _: self._context.warm_up()).result()
+                warm_up(text)
             self.store = Store(self._loop, text, self.media_backend, options)
             self._aside = ThreadPoolExecutor(_N_ASIDE, "diptych-aside")
             stack.callback(self._aside.shutdown)
