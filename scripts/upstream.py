@@ -22,7 +22,8 @@ from upstream.place import Place  # noqa: E402
 
 
 def main() -> int:
-    """Run the tests that are named, or all that concern a server of one model; 1 when one fails that is not explained."""
+    """Run the tests that are named, or all that concern a server of one model; 1 when one fails that is not explained, or
+    none ran."""
     given = _arguments()
     source = _llama_cpp(given.source)
     if source is None:
@@ -43,7 +44,7 @@ def main() -> int:
     print(text)
     if given.write:
         table.put(ROOT / "docs" / "compatibility.md", text)
-    return 1 if table.unexplained(results) else 0
+    return 1 if not results or table.unexplained(results) else 0
 
 
 def _arguments() -> argparse.Namespace:
@@ -51,7 +52,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--source", type=Path, required=True, help="llama.cpp's source, or llama-cpp-python's")
     parser.add_argument("--write", action="store_true", help="put the table into docs/compatibility.md")
     parser.add_argument("--keep", type=Path, help="a folder for the models, the records and the servers' logs, which stays")
-    parser.add_argument("--port", type=int, default=8080, help="the first of the two ports that are used")
+    parser.add_argument("--port", type=int, default=8080, help="the port of the servers")
     parser.add_argument("--exec", action="store_true", help="start each server as a process of its own, which takes longer")
     parser.add_argument("tests", nargs="*", help="files, or tests by pytest's names; all that concern us when absent")
     return parser.parse_args()

@@ -54,7 +54,7 @@ class Place:
                     text = text.replace(_HUB, f"{address}/").replace(_MISSING, f"{address}/404").replace(_NO_PICTURE, address)
                 path.write_text(text)
             variables = {
-                "LLAMA_SERVER_BIN_PATH": str(self._stand_in(models)),
+                "LLAMA_SERVER_BIN_PATH": str(written_stand_in(self.models, models)),
                 "UPSTREAM_MODELS": str(models),
                 "UPSTREAM_RECORD": str(record.resolve()),
                 "PORT": str(port),
@@ -80,20 +80,20 @@ class Place:
                 [*command, *(f"unit/{test}" for test in tests)], cwd=self._tests, env={**os.environ, **variables}, check=False
             )
 
-    def _stand_in(self, models: Path) -> Path:
-        """The executable that the tests start as llama-server."""
-        path = self.models / "llama-server"
-        path.write_text(
-            f"#!{sys.executable}\n"
-            f"import sys\nfrom pathlib import Path\n\nsys.path.insert(0, {str(_SCRIPTS)!r})\n"
-            f"from upstream.stand_in import main\n\nmain(Path({str(models)!r}), sys.argv[1:])\n"
-        )
-        path.chmod(0o755)
-        return path
-
     def _link(self, path: Path, target: Path) -> None:
         path.unlink(missing_ok=True)
         path.symlink_to(target.resolve())
+
+
+def written_stand_in(folder: Path, models: Path) -> Path:
+    """The executable that the tests start as llama-server."""
+    path = folder / "llama-server"
+    path.write_text(
+        f"#!{sys.executable}\nimport sys\nfrom pathlib import Path\n\nsys.path.insert(0, {str(_SCRIPTS)!r})\n"
+        f"from upstream.stand_in import main\n\nmain(Path({str(models)!r}), sys.argv[1:])\n"
+    )
+    path.chmod(0o755)
+    return path
 
 
 @contextmanager
