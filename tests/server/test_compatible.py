@@ -132,3 +132,15 @@ def test_the_way_to_an_answer_is_told_with_timings_that_are_numbers(served: Site
     assert last["prompt_n"] == way[-1]["prompt_progress"]["total"]
     assert last["prompt_ms"] > 0
     assert all(isinstance(value, int | float) for chunk in told if "timings" in chunk for value in chunk["timings"].values())
+
+
+def test_an_answer_goes_on_or_begins_and_not_both(served: Site) -> None:
+    turns = [{"role": "user", "content": "Read."}, {"role": "assistant", "content": "TOTAL"}]
+    for settings, status in (
+        ({"continue_final_message": True}, 200),
+        ({"continue_final_message": True, "add_generation_prompt": False}, 200),
+        ({"continue_final_message": False, "add_generation_prompt": True}, 200),
+        ({"continue_final_message": True, "add_generation_prompt": True}, 400),
+    ):
+        answer = served.post("/v1/chat/completions", {"messages": turns, "max_tokens": 1, **settings})
+        assert answer.status_code == status, settings

@@ -102,6 +102,10 @@ class Conversation(Answering, ABC):
 
     def _continues(self, turns: Sequence[Message]) -> bool:
         """Whether the answer goes on where the last message ends; one of the assistant's asks for that, as in llama-server."""
+        if self.continue_final_message and self.add_generation_prompt and "add_generation_prompt" in self.model_fields_set:
+            raise InputError(
+                "continue_final_message goes on with the last message, and add_generation_prompt begins another; set one of them"
+            )
         if self.continue_final_message is not None:
             return self.continue_final_message
         roles = [turn.role for turn in turns[-2:]]
