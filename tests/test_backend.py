@@ -14,7 +14,7 @@ import pictures
 import sounds
 import tiny
 import tiny_mmproj
-from diptych import backend, reader
+from diptych import reader
 from diptych.backend import check_kinds, open_half
 from diptych.encoder.half import FamilyHalf
 from diptych.engine import Engine
