@@ -24,6 +24,7 @@ from diptych.engine.answer import Emit
 from diptych.engine.embed import EUCLIDEAN, Embedder, Embedding
 from diptych.engine.encode import Encoded, encode
 from diptych.engine.gate import Gate
+from diptych.engine.locate import locate
 from diptych.engine.loop import Loop
 from diptych.engine.prepare import Preparation
 from diptych.engine.preview import Preview, preview
@@ -125,7 +126,7 @@ class Engine:
         options that cannot be met.
         """
         start, options = time.perf_counter(), options or Options()
-        files = _files(deployment, model, mmproj, hf, options.allow_absolute_paths)
+        files = locate(deployment, model, mmproj, hf, options.allow_absolute_paths)
         with ExitStack() as stack:
             text = stack.enter_context(TextModel.load(files.text_half, options))
             trace = open_trace(options.trace, ops=options.trace_ops)
@@ -371,21 +372,6 @@ class Engine:
         """On another thread: what was asked for a while ago."""
         self._check_open()
         return work()
-
-
-def _files(
-    deployment: str | Path | deploy.Deployment | None, model: Path | None, mmproj: Path | None, hf: str | None, absolute: bool
-) -> deploy.Deployment:
-    """The files that are named in one way or another."""
-    if hf is None and not isinstance(deployment, deploy.Deployment):
-        return deploy.find(deployment, model=model, mmproj=mmproj, absolute=absolute)
-    if model or mmproj or (hf and deployment):
-        raise InputError("a deployment, the files of its halves, and hf are three ways to name a model; name it in one")
-    if isinstance(deployment, deploy.Deployment):
-        return deployment
-    from diptych.hub import download as hub
-
-    return hub.fetch(str(hf))
 
 
 def _source(image: Image) -> Source:
