@@ -70,18 +70,18 @@ FINE = {
 
 @pytest.mark.parametrize("gbnf", ENDLESS.values(), ids=ENDLESS)
 def test_a_grammar_with_ever_more_ways_to_be_read_is_refused_at_once(gbnf: str) -> None:
-    started = time.process_time()
+    started = time.thread_time()
     with pytest.raises(GrammarError, match=r"rule .* can be come to in ever more ways"):
         grammar.check(gbnf)
-    assert time.process_time() - started < 1
+    assert time.thread_time() - started < 5
 
 
 @pytest.mark.parametrize("gbnf", FINE.values(), ids=FINE)
 def test_what_people_write_is_taken(gbnf: str) -> None:
     check.cache_clear()
-    started = time.process_time()
+    started = time.thread_time()
     grammar.check(gbnf)
-    assert time.process_time() - started < 1
+    assert time.thread_time() - started < 5  # what grows faster than the grammar takes minutes
 
 
 def test_the_rule_is_named() -> None:
