@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from diptych.engine.detokenize import Detokenizer
-from diptych.engine.outbox import Emit as Emit
-from diptych.engine.outbox import Item, Outbox
 from diptych.errors import DiptychError
 from diptych.types import FinishReason, Logprob, MediaUse, Output, Progress, Timings, Usage
+
+Emit = Callable[[Output | DiptychError], None]
 
 
 @dataclass
@@ -62,7 +63,6 @@ class Answer:
         self.clock = clock
         self.usage = Usage()
         self.slot: int | None = None
-        self.outbox: Outbox | None = None  # where what is to be told waits, if it is to wait
         self.has_new_line = False
         self._emit = emit
         self._text = Detokenizer(stop)
@@ -81,31 +81,25 @@ class Answer:
         if text := self._text.push(piece):
             self.has_new_line = self.has_new_line or "\n" in text
             usage, timings = replace(self.usage, completion_tokens=self._n), self.clock.timings(self._n)
-            self._tell(Output(text, self._taken(), None, usage, timings, self._reported(), slot=self.slot))
+            self._emit(Output(text, self._taken(), None, usage, timings, self._reported(), slot=self.slot))
         return self._text.stopped
 
     def progress(self, processed: int) -> None:
         """Tell how many rows of the prompt are in the KV cache."""
         ms = 1e3 * (time.perf_counter() - self.clock.came)
         progress = Progress(self.usage.prompt_tokens, self.usage.cached_tokens, processed, ms)
-        self._tell(Output("", usage=self.usage, timings=self.clock.timings(0), slot=self.slot, progress=progress))
+        self._emit(Output("", usage=self.usage, timings=self.clock.timings(0), slot=self.slot, progress=progress))
 
     def finish(self, reason: FinishReason, usage: Usage, media: tuple[MediaUse, ...] = ()) -> None:
         """Hand out the last of the text, with the usage and timings of the whole."""
         text = self._text.push(b"", final=True)
         tokens, logprobs = self._taken(), self._reported()
         timings = self.clock.timings(self._n)
-        self._tell(Output(text, tokens, reason, usage, timings, logprobs, self._text.stopped_by, media, self.slot))
+        self._emit(Output(text, tokens, reason, usage, timings, logprobs, self._text.stopped_by, media, self.slot))
 
     def fail(self, error: DiptychError) -> None:
         """End with an error, which is raised where the answer is awaited."""
-        self._tell(error)
-
-    def _tell(self, item: Item) -> None:
-        if self.outbox is None:
-            self._emit(item)
-        else:
-            self.outbox.put(self._emit, item)
+        self._emit(error)
 
     def _taken(self) -> tuple[int, ...]:
         """The tokens not handed out yet."""

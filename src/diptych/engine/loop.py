@@ -15,7 +15,6 @@ from diptych.encoder.encoder import Encoder, Encoding
 from diptych.engine.about import SlotState
 from diptych.engine.inbox import Inbox
 from diptych.engine.lanes import Lanes
-from diptych.engine.outbox import Outbox
 from diptych.engine.scheduler import Step, schedule
 from diptych.engine.sequence import Kind, Sequence
 from diptych.engine.slots import Slots
@@ -46,7 +45,7 @@ class Loop:
         self._model, self._context, self._encoder = model, context, encoder
         self._lanes = Lanes(trace)
         self._crowded = False  # one was put back, and none has ended since
-        self._inbox, self._outbox = Inbox(), Outbox()
+        self._inbox = Inbox()
         self._last: Kind | None = None
         self._thread = threading.Thread(target=self._run, name="diptych-engine", daemon=True)
         self._thread.start()
@@ -110,10 +109,7 @@ class Loop:
         idle = True
         while True:
             try:
-                seconds = self._expire()
-                if idle:
-                    self._outbox.flush()
-                if not self._inbox.take(idle, seconds):
+                if not self._inbox.take(idle, self._expire()):
                     break
                 idle = not self._step()
             except Exception as error:  # a fault in here must not leave anyone waiting for ever
@@ -165,7 +161,6 @@ class Loop:
 
     def _decode(self, step: Step) -> None:
         """Decode a batch and sample for those who are at the end of their rows; see to it when that cannot be done."""
-        self._outbox.flush()
         start = time.perf_counter()
         try:
             done = self._context.decode(step.batch)
@@ -253,7 +248,6 @@ class Loop:
         return whole if whole.decode(errors="replace") in request.special_texts else b""
 
     def _add(self, sequence: Sequence) -> None:
-        sequence.answer.outbox = self._outbox
         self._waiting.append(sequence)
         # pictures are encoded while others are being answered, save those that a slot seems to hold
         self._encode(sequence, self._slots.reusable(sequence))
@@ -315,4 +309,3 @@ class Loop:
             self._end(sequence, error, forget=True)
         while self._slots.forget_idle():
             pass
-        self._outbox.flush()
