@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import argparse
 
-from measure import UNIT, Tower, add_arguments, made, turns
+from measure import UNIT, add_arguments, made, qwen2vl, turns
 
-N_LAYER, N_EMBD, N_HEAD, N_FF, N_OUT = 32, 1280, 16, 5120, 896
+N_LAYER, N_EMBD, N_HEAD, N_OUT = 32, 1280, 16, 896
 
 
 def main() -> None:
@@ -21,28 +21,10 @@ def main() -> None:
     args = parser.parse_args()
     if args.size % UNIT:
         parser.error(f"--size {args.size} is not a multiple of {UNIT}")
-    tower = made(qwen2vl(), args)
+    tower = made(qwen2vl("tower", N_LAYER, N_EMBD, N_HEAD, N_OUT), args)
     seconds = turns({side: (side, tower) for side in ("diptych", "libmtmd")}, args)
     ours, theirs = seconds["diptych"], seconds["libmtmd"]
     print(f"median: diptych {ours:.2f} s, libmtmd {theirs:.2f} s, {theirs / ours:.2f} times as fast")
-
-
-def qwen2vl() -> Tower:
-    linear = {"mm.0": (4 * N_EMBD, 4 * N_EMBD), "mm.2": (N_OUT, 4 * N_EMBD)}
-    norms = ["v.post_ln"]
-    for i in range(N_LAYER):
-        linear |= {f"v.blk.{i}.attn_{n}": (N_EMBD, N_EMBD) for n in ("q", "k", "v", "out")}
-        linear |= {f"v.blk.{i}.ffn_up": (N_FF, N_EMBD), f"v.blk.{i}.ffn_down": (N_EMBD, N_FF)}
-        norms += [f"v.blk.{i}.ln1", f"v.blk.{i}.ln2"]
-    metadata = {
-        "clip.projector_type": "qwen2vl_merger",
-        "clip.vision.projection_dim": N_OUT,
-        "clip.vision.embedding_length": N_EMBD,
-        "clip.vision.feed_forward_length": N_FF,
-        "clip.vision.block_count": N_LAYER,
-        "clip.vision.attention.head_count": N_HEAD,
-    }
-    return Tower("tower", metadata, linear, dict.fromkeys(norms, N_EMBD), norm_bias=True)
 
 
 if __name__ == "__main__":

@@ -57,6 +57,26 @@ class Tower:
         return out | {f"{name}.{kind}": (n,) for name, n in self.norms.items() for kind in kinds}
 
 
+def qwen2vl(name: str, n_layer: int, n_embd: int, n_head: int, n_out: int) -> Tower:
+    """A tower of Qwen2-VL's form for a text half of width `n_out`."""
+    n, n_ff = n_embd, 4 * n_embd
+    linear = {"mm.0": (4 * n, 4 * n), "mm.2": (n_out, 4 * n)}
+    norms = ["v.post_ln"]
+    for i in range(n_layer):
+        linear |= {f"v.blk.{i}.attn_{part}": (n, n) for part in ("q", "k", "v", "out")}
+        linear |= {f"v.blk.{i}.ffn_up": (n_ff, n), f"v.blk.{i}.ffn_down": (n, n_ff)}
+        norms += [f"v.blk.{i}.ln1", f"v.blk.{i}.ln2"]
+    metadata = {
+        "clip.projector_type": "qwen2vl_merger",
+        "clip.vision.projection_dim": n_out,
+        "clip.vision.embedding_length": n,
+        "clip.vision.feed_forward_length": n_ff,
+        "clip.vision.block_count": n_layer,
+        "clip.vision.attention.head_count": n_head,
+    }
+    return Tower(name, metadata, linear, dict.fromkeys(norms, n), norm_bias=True, width=n)
+
+
 def add_arguments(parser: argparse.ArgumentParser, size: int) -> None:
     """The arguments every benchmark has."""
     parser.add_argument("--size", type=int, default=size, help=f"pixels a side, a multiple of {UNIT}")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measure import Tower, write
+from measure import qwen2vl, write
 
 N_LAYER, N_EMBD, N_FF, N_HEAD, N_KV, N_VOCAB = 24, 896, 4864, 14, 2, 151_936
 TOWER_LAYERS, TOWER_EMBD, TOWER_HEADS = 8, 640, 8
@@ -25,7 +25,7 @@ def made(cache: Path) -> tuple[Path, Path]:
     text, mmproj = cache / "bench-text-q8_0.gguf", cache / "bench-mmproj.gguf"
     cache.mkdir(parents=True, exist_ok=True)
     if not mmproj.exists():
-        write(mmproj, tower(), np.dtype(np.float16))
+        write(mmproj, qwen2vl("serve", TOWER_LAYERS, TOWER_EMBD, TOWER_HEADS, N_EMBD), np.dtype(np.float16))
     if not text.exists():
         from diptych.llama.quantize import quantize
 
@@ -76,23 +76,3 @@ def write_text(path: Path) -> None:
         "tokenizer.chat_template": CHATML,
     }  # fmt: skip
     write_gguf(path, Weights(metadata, tensors))
-
-
-def tower() -> Tower:
-    """A tower of 46 million weights."""
-    n, ff = TOWER_EMBD, 4 * TOWER_EMBD
-    linear = {"mm.0": (4 * n, 4 * n), "mm.2": (N_EMBD, 4 * n)}
-    norms = ["v.post_ln"]
-    for i in range(TOWER_LAYERS):
-        linear |= {f"v.blk.{i}.attn_{name}": (n, n) for name in ("q", "k", "v", "out")}
-        linear |= {f"v.blk.{i}.ffn_up": (ff, n), f"v.blk.{i}.ffn_down": (n, ff)}
-        norms += [f"v.blk.{i}.ln1", f"v.blk.{i}.ln2"]
-    metadata = {
-        "clip.projector_type": "qwen2vl_merger",
-        "clip.vision.projection_dim": N_EMBD,
-        "clip.vision.embedding_length": n,
-        "clip.vision.feed_forward_length": ff,
-        "clip.vision.block_count": TOWER_LAYERS,
-        "clip.vision.attention.head_count": TOWER_HEADS,
-    }
-    return Tower("serve", metadata, linear, dict.fromkeys(norms, n), norm_bias=True, width=n)
