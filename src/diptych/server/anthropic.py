@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -39,9 +38,7 @@ async def message(body: MessagesBody, http: Http, serving: Served) -> Response:
 @router.post(f"{ROUTE}/count_tokens")
 async def count_tokens(body: MessagesBody, http: Http, serving: Served) -> dict[str, int]:
     """How many tokens the prompt has, its media counted, which are not encoded."""
-    serving.notes.unknown(f"{ROUTE}/count_tokens", body.unknown)
-    plan = await body.plan(serving, http.state.scope, "")
-    return {"input_tokens": await asyncio.to_thread(serving.engine.count, plan.request)}
+    return {"input_tokens": await body.count(serving, http.state.scope, f"{ROUTE}/count_tokens")}
 
 
 class Answer:
@@ -74,7 +71,7 @@ class Answer:
         except DiptychError as error:
             if not begun:
                 raise
-            self._talk.serving.failed(ROUTE, self._talk.id, error)
+            self._talk.serving.failed(ROUTE, error)
             yield _event(problems.body(error, ROUTE))
             return
         for event in self._blocks.close():

@@ -66,7 +66,7 @@ async def _events(body: ChatBody, talk: Talk) -> AsyncGenerator[str, None]:
     except DiptychError as error:
         if not begun:
             raise
-        talk.serving.failed(ROUTE, talk.id, error)
+        talk.serving.failed(ROUTE, error)
         yield _event(problems.body(error))
         return
     if body.stream_options.include_usage:

@@ -81,7 +81,7 @@ class Completion:
         except DiptychError as error:
             if not begun:
                 raise
-            self._serving.failed(self._route, self._requests[0].id, error)
+            self._serving.failed(self._route, error)
             yield _event(problems.body(error))
             return
         self._note()
@@ -102,9 +102,9 @@ class Completion:
 
     def _note(self) -> None:
         """A line in the log for each prompt."""
-        for i, request in enumerate(self._requests):
+        for i in range(len(self._requests)):
             lasts = [choice.last for choice in self._choices[i * self._n : (i + 1) * self._n]]
-            self._serving.answered(self._route, request.id, *lasts)
+            self._serving.answered(self._route, *lasts)
 
 
 def _event(data: object) -> str:

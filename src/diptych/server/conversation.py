@@ -78,6 +78,12 @@ class Conversation(Answering, ABC):
         # templates are programs, and take their time
         return await asyncio.to_thread(plan, serving.engine.template, named, self.choice(), self.parallel(), reasoning)
 
+    async def count(self, serving: Serving, scope: str, route: str) -> int:
+        """How many tokens the prompt has, media counted and not encoded. Raises as `plan` does."""
+        serving.notes.unknown(route, self.unknown)
+        planned = await self.plan(serving, scope, "")
+        return await asyncio.to_thread(serving.engine.count, planned.request)
+
     def request(self, serving: Serving, scope: str) -> Request:
         """The engine's request as the client made it. Raises InputError for what contradicts itself."""
         if self.n > serving.options.n_parallel:

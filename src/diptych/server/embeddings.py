@@ -74,7 +74,7 @@ async def _embedded(route: str, body: EmbeddingsBody, http: Http, serving: Servi
     ]
     found = await while_connected(http, serving.engine.embed(requests, body.embd_normalize))
     usage, timings = Usage(_n_tokens(found)), Timings(prefill_ms=1e3 * (time.perf_counter() - start))
-    serving.answered(route, name, Output("", finish_reason="stop", usage=usage, timings=timings))
+    serving.answered(route, Output("", finish_reason="stop", usage=usage, timings=timings))
     return found
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import time
 from collections.abc import AsyncGenerator, Iterable
@@ -41,9 +40,8 @@ async def respond(body: ResponsesBody, http: Http, serving: Served) -> Response:
 @router.post("/responses/input_tokens", include_in_schema=False)
 async def input_tokens(body: ResponsesBody, http: Http, serving: Served) -> dict[str, object]:
     """How many tokens the prompt of a response has, its media counted, which are not encoded."""
-    serving.notes.unknown(f"{ROUTE}/input_tokens", body.unknown)
-    plan = await body.plan(serving, http.state.scope, "")
-    return {"input_tokens": await asyncio.to_thread(serving.engine.count, plan.request), "object": "response.input_tokens"}
+    n = await body.count(serving, http.state.scope, f"{ROUTE}/input_tokens")
+    return {"input_tokens": n, "object": "response.input_tokens"}
 
 
 class Answer:
@@ -74,7 +72,7 @@ class Answer:
         except DiptychError as error:
             if not begun:
                 raise
-            self._talk.serving.failed(ROUTE, self._talk.id, error)
+            self._talk.serving.failed(ROUTE, error)
             for event in self._failure(error):
                 yield self._sent(event)
             return

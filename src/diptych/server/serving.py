@@ -77,13 +77,13 @@ class Serving:
         if (now := exchange.current()) is not None:
             now.route, now.requests = route, requests
 
-    def answered(self, route: str, request_id: str, *lasts: Output) -> None:
+    def answered(self, route: str, *lasts: Output) -> None:
         """Note the last outputs of the choices of a prompt."""
         if (now := exchange.current()) is not None:
             now.route = route
             now.answers.append(lasts)
 
-    def failed(self, route: str, request_id: str, error: Exception) -> None:
+    def failed(self, route: str, error: Exception) -> None:
         """Note that a request failed once its answer had begun."""
         if (now := exchange.current()) is not None:
             now.route, now.error = route, error

@@ -87,7 +87,7 @@ class Talk:
         async with aclosing(answers(self.serving.engine, self.plan.request, len(self.choices))) as outputs:
             async for i, output in outputs:
                 yield Told(i, self.choices[i].take(output), output)
-        self.serving.answered(self.route, self.id, *self.lasts)
+        self.serving.answered(self.route, *self.lasts)
 
     async def whole(self) -> list[Choice]:
         """All answers, when the last one is complete."""

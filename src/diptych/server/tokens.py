@@ -64,9 +64,8 @@ async def apply_template(body: ChatBody, http: Http, serving: Served) -> dict[st
 @router.post("/chat/completions/input_tokens", include_in_schema=False)
 async def input_tokens(body: ChatBody, http: Http, serving: Served) -> dict[str, object]:
     """How many tokens the prompt of a chat has, its media counted, which are not encoded."""
-    serving.notes.unknown("/v1/chat/completions/input_tokens", body.unknown)
-    plan = await body.plan(serving, http.state.scope, "")
-    return {"input_tokens": await asyncio.to_thread(serving.engine.count, plan.request), "object": "response.input_tokens"}
+    n = await body.count(serving, http.state.scope, "/v1/chat/completions/input_tokens")
+    return {"input_tokens": n, "object": "response.input_tokens"}
 
 
 def _tokens(body: TokenizeBody, engine: Engine) -> list[int] | list[dict[str, object]]:
