@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from json import loads
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,15 @@ class Site:
         with self.http.stream("POST", path, json=json) as response:
             assert response.status_code == 200, response.read()
             return [line.removeprefix("data: ") for line in response.iter_lines() if line.startswith("data: ")]
+
+    def events(self, path: str, json: object) -> list[dict[str, Any]]:
+        """The events of a stream, each of the type that it is named by."""
+        with self.http.stream("POST", path, json=json) as response:
+            lines = list(response.iter_lines())
+        names = [line.removeprefix("event: ") for line in lines if line.startswith("event: ")]
+        found: list[dict[str, Any]] = [loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: ")]
+        assert [event["type"] for event in found] == names
+        return found
 
     def openai(self) -> openai.OpenAI:
         """The real client of OpenAI, which does not try again."""

@@ -52,12 +52,7 @@ def raw(site: Site, **body: Any) -> Any:
 
 def events(site: Site, **body: Any) -> list[dict[str, Any]]:
     body = {"input": "what", "max_output_tokens": 8, "temperature": 0, "stream": True, **body}
-    with site.http.stream("POST", PATH, json=body) as response:
-        lines = list(response.iter_lines())
-    names = [line.removeprefix("event: ") for line in lines if line.startswith("event: ")]
-    found = [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: ")]
-    assert [event["type"] for event in found] == names
-    return found
+    return site.events(PATH, body)
 
 
 def test_the_reader_reads_a_picture_and_a_stream_says_the_same(served: Site) -> None:
