@@ -15,7 +15,7 @@ import typer
 
 from diptych import families
 from diptych.cli.main import COMMANDS, app
-from diptych.server.metrics import described
+from diptych.server.observe.metrics import described
 
 ROOT = Path(__file__).parent.parent
 

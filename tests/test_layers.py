@@ -1,4 +1,4 @@
-"""Who may import what: the two tables of docs/structure.md, enforced."""
+"""Who may import what: the tables of docs/structure.md, enforced."""
 
 from __future__ import annotations
 
@@ -23,6 +23,17 @@ LAYERS = (
     ("verify", "server"),
     ("cli",),
 )
+SERVER = (
+    ("http", "parsers"),
+    ("observe",),
+    ("serving",),
+    ("asking",),
+    ("answering",),
+    ("anthropic", "chat", "completion", "responses", "embeddings", "encode", "info", "page", "preview", "slots"),
+    ("tokens",),
+    ("app",),
+    ("run",),
+)
 HOMES = {
     "llama_cpp": ("llama/",),
     "onnxruntime": ("encoder/session.py",),
@@ -39,20 +50,15 @@ HOMES = {
     "rich": ("cli/",),
     "huggingface_hub": ("hub/download.py",),
     "httpx2": ("hub/download.py",),
-    "opentelemetry": ("server/telemetry.py",),
+    "opentelemetry": ("server/observe/telemetry.py",),
     "torch": ("verify/checkpoint.py",),
     "transformers": ("verify/checkpoint.py",),
 }
 FILES = sorted(SOURCE.rglob("*.py"))
 
 
-def layer_of(unit: str) -> int:
-    return next(i for i, names in enumerate(LAYERS) if unit in names)
-
-
-def unit_of(path: Path) -> str:
-    parts = path.relative_to(SOURCE).with_suffix("").parts
-    return parts[0]
+def unit_of(path: Path, folder: Path = SOURCE) -> str:
+    return path.relative_to(folder).with_suffix("").parts[0]
 
 
 def imports(path: Path) -> list[str]:
@@ -75,14 +81,15 @@ def imports(path: Path) -> list[str]:
     return found
 
 
-def crossings(unit: str, modules: list[str]) -> list[str]:
-    """The modules of our own that a file of `unit` may not import."""
+def crossings(unit: str, modules: list[str], layers: tuple[tuple[str, ...], ...] = LAYERS, package: str = "diptych") -> list[str]:
+    """The modules of our own that a file of `unit`, which is part of `package`, may not import."""
+    layer_of = {name: i for i, names in enumerate(layers) for name in names}
     wrong = []
     for module in modules:
-        parts = module.split(".")
-        if parts[0] != "diptych" or len(parts) < 2 or parts[1] == unit or not any(parts[1] in names for names in LAYERS):
+        name = module.removeprefix(f"{package}.").split(".")[0]
+        if not module.startswith(f"{package}.") or name == unit or name not in layer_of:
             continue
-        if layer_of(parts[1]) >= layer_of(unit):
+        if layer_of[name] >= layer_of[unit]:
             wrong.append(module)
     return wrong
 
@@ -93,6 +100,13 @@ def test_a_module_imports_only_from_layers_above_it(path: Path) -> None:
     if unit == "__init__":
         return  # the public names come from everywhere, when asked for
     assert crossings(unit, imports(path)) == []
+
+
+@pytest.mark.parametrize("path", sorted((SOURCE / "server").rglob("*.py")), ids=lambda p: str(p.relative_to(SOURCE)))
+def test_a_part_of_the_server_imports_only_from_parts_above_it(path: Path) -> None:
+    unit = unit_of(path, SOURCE / "server")
+    if unit != "__init__":
+        assert crossings(unit, imports(path), SERVER, "diptych.server") == []
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE)))
@@ -107,3 +121,7 @@ def test_an_import_against_the_order_is_caught() -> None:
     assert crossings("media", ["diptych.engine.engine.Engine"]) == ["diptych.engine.engine.Engine"]
     assert crossings("llama", ["diptych.encoder.half.open_half"]) == ["diptych.encoder.half.open_half"]
     assert crossings("engine", ["diptych.types.Media", "numpy"]) == []
+    assert crossings("http", ["diptych.server.serving.Serving"], SERVER, "diptych.server") == ["diptych.server.serving.Serving"]
+    assert crossings("chat", ["diptych.server.completion.body", "diptych.types"], SERVER, "diptych.server") == [
+        "diptych.server.completion.body"
+    ]

@@ -13,7 +13,7 @@ from diptych.engine import Engine
 from diptych.errors import InputError
 from diptych.options import ServerOptions
 from diptych.server import run
-from diptych.server.guard import hosts
+from diptych.server.http.guard import hosts
 
 
 @pytest.fixture(scope="module")

@@ -8,23 +8,15 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-from diptych.server import (
-    anthropic,
-    chat,
-    completion,
-    embeddings,
-    encode,
-    info,
-    page,
-    preview,
-    problems,
-    responses,
-    slots,
-    tokens,
-)
-from diptych.server.bodies import Bodies
-from diptych.server.exchange import Recorder
-from diptych.server.guard import Guard, Rules
+from diptych.server import embeddings, encode, info, page, preview, slots, tokens
+from diptych.server.anthropic import routes as anthropic
+from diptych.server.chat import routes as chat
+from diptych.server.completion import routes as completion
+from diptych.server.http import problems
+from diptych.server.http.bodies import Bodies
+from diptych.server.http.exchange import Recorder
+from diptych.server.http.guard import Guard, Rules
+from diptych.server.responses import routes as responses
 from diptych.server.serving import Serving
 
 Routers = (

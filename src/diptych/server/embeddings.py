@@ -16,9 +16,10 @@ from diptych.engine.embed import EUCLIDEAN, Embedding
 from diptych.engine.pool import MAX_NORM
 from diptych.engine.wire import encoded_array
 from diptych.errors import InputError, NotSupported
-from diptych.server import exchange, parts, prompts
-from diptych.server.connection import while_connected
-from diptych.server.fields import Body, MediaLimits
+from diptych.server.asking import parts, prompts
+from diptych.server.asking.fields import Body, MediaLimits
+from diptych.server.http import exchange
+from diptych.server.http.connection import while_connected
 from diptych.server.serving import Served, Serving
 from diptych.types import Output, Request, Timings, Usage
 

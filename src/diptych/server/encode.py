@@ -13,9 +13,9 @@ from pydantic import ConfigDict
 from diptych.engine.encode import Encoded
 from diptych.engine.wire import Encoding, chunk_json
 from diptych.errors import InputError
-from diptych.server import parts
-from diptych.server.connection import while_connected
-from diptych.server.fields import Body, MediaLimits
+from diptych.server.asking import parts
+from diptych.server.asking.fields import Body, MediaLimits
+from diptych.server.http.connection import while_connected
 from diptych.server.serving import Served
 from diptych.types import Source
 

@@ -10,7 +10,7 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
 from diptych.engine.about import About, SlotState
-from diptych.server.generation import settings
+from diptych.server.answering.generation import settings
 from diptych.server.serving import Served, Serving
 from diptych.types import Request
 

@@ -8,9 +8,9 @@ from typing import Any
 from fastapi import APIRouter, Request
 
 from diptych.engine.preview import Preview
-from diptych.server import parts
-from diptych.server.connection import while_connected
-from diptych.server.fields import Body, MediaLimits
+from diptych.server.asking import parts
+from diptych.server.asking.fields import Body, MediaLimits
+from diptych.server.http.connection import while_connected
 from diptych.server.serving import Served
 
 router = APIRouter(tags=["media"])

@@ -17,9 +17,9 @@ from diptych.engine import Engine
 from diptych.errors import InputError
 from diptych.options import ServerOptions
 from diptych.server.app import create
-from diptych.server.guard import hosts
-from diptych.server.notes import JsonLines, Lines
-from diptych.server.protocol import Protocol
+from diptych.server.http.guard import hosts
+from diptych.server.http.protocol import Protocol
+from diptych.server.observe.notes import JsonLines, Lines
 from diptych.server.serving import Serving
 
 log = logging.getLogger(__name__)

@@ -15,11 +15,11 @@ from diptych.engine import Engine
 from diptych.engine.stats import Stats
 from diptych.errors import Unavailable
 from diptych.options import ServerOptions
-from diptych.server import exchange
-from diptych.server.exchange import Exchange
-from diptych.server.metrics import Metrics
-from diptych.server.notes import Notes
-from diptych.server.telemetry import Call, open_telemetry
+from diptych.server.http import exchange
+from diptych.server.http.exchange import Exchange
+from diptych.server.observe.metrics import Metrics
+from diptych.server.observe.notes import Notes
+from diptych.server.observe.telemetry import Call, open_telemetry
 from diptych.types import Output
 from diptych.types import Request as Asked
 

@@ -10,7 +10,7 @@ from typing import Literal
 from fastapi import APIRouter
 
 from diptych.errors import InputError, NotSupported
-from diptych.server.fields import Body, ShortText
+from diptych.server.asking.fields import Body, ShortText
 from diptych.server.serving import Served, Serving
 
 router = APIRouter(tags=["server"])

@@ -11,9 +11,9 @@ from pydantic import Field
 
 from diptych.engine import Engine
 from diptych.errors import InputError
-from diptych.server import prompts
-from diptych.server.chat_body import ChatBody
-from diptych.server.fields import Body
+from diptych.server.asking import prompts
+from diptych.server.asking.fields import Body
+from diptych.server.chat.body import ChatBody
 from diptych.server.serving import Served
 
 router = APIRouter(tags=["tokens"])

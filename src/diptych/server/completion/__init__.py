@@ -1,0 +1,1 @@
+"""Text completions, llama-server's and OpenAI's."""
