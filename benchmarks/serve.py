@@ -6,8 +6,6 @@ The model (random weights, Q8_0 text half of Qwen2-0.5B's shape and a tower of 4
 cache folder. The peers serve the same files: `llama-server`, where its path is given, and llama-cpp-python's own server
 (`pip install 'llama-cpp-python[server]'`), where that is installed. The sides take turns, each measurement on a server
 that was started for it. Every prompt is another one, so that no cache helps, and every answer has the same length.
-
-Beside that: tokens per second of one client against a bare loop over llama_decode, and what a step of the scheduler costs.
 """
 
 from __future__ import annotations
@@ -19,7 +17,6 @@ import io
 import json
 import re
 import socket
-import statistics
 import subprocess
 import sys
 import time
@@ -37,7 +34,6 @@ from PIL import Image
 from model import made
 
 START_SECONDS = 120
-LONG = 128  # tokens of the answer that is measured against a bare loop
 
 
 @dataclass(frozen=True)
@@ -79,11 +75,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--only", nargs="*", default=None, help="sides to measure")
-    parser.add_argument("alone", nargs="?", choices=("alone", "engine"), help=argparse.SUPPRESS)
-    parser.add_argument("--text", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.alone:
-        return print(json.dumps({"alone": alone, "engine": engine}[args.alone](args.text, args.threads)))
     text, mmproj = made(args.cache)
     sides = [side for side in every_side(text, mmproj, args) if args.only is None or side.name in args.only]
     print(f"{processor()}, {args.threads} threads; {args.prompt}-character prompts, {args.tokens} tokens a time", flush=True)
@@ -93,7 +85,6 @@ def main() -> None:
                 for side in sides:
                     kind = f"{args.size}×{args.size} picture" if images else "text"
                     print(f"{kind:16} {clients:3} clients  {side.name:16} {told(side, clients, images, args)}", flush=True)
-    bare(text, args)
 
 
 def every_side(text: Path, mmproj: Path, args: argparse.Namespace) -> Iterator[Side]:
@@ -208,61 +199,6 @@ def peak(pid: int) -> float:
     """The most memory a process had, in GB."""
     found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
     return int(found[1]) / 2**20 if found else float("nan")
-
-
-def bare(text: Path, args: argparse.Namespace) -> None:
-    """Tokens per second of one client through the engine, and of a loop over llama_decode alone, in turns.
-
-    Each in a process of its own: OpenMP keeps threads for each thread that computes, and a second one slows both down.
-    """
-    rows = [(in_process("alone", text, args), in_process("engine", text, args)) for _ in range(args.rounds)]
-    theirs, ours = (statistics.median(row[i]["rate"] for row in rows) for i in (0, 1))
-    print(f"one client: {ours:.1f} tokens/s through the engine, {theirs:.1f} in a bare loop: {ours / theirs:.3f}")
-    print(f"scheduling: {statistics.median(row[1]['step'] for row in rows):.0f} µs a step")
-
-
-def in_process(name: str, text: Path, args: argparse.Namespace) -> dict[str, float]:
-    command = [sys.executable, __file__, name, "--text", str(text), "--threads", str(args.threads)]
-    found: dict[str, float] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
-    return found
-
-
-def alone(text: Path, threads: int) -> dict[str, float]:
-    """A loop over llama_decode and the default samplers."""
-    from diptych import Options, Sampling
-    from diptych.llama.context import Context
-    from diptych.llama.model import TextModel
-    from diptych.llama.sampler import Sampler
-    from diptych.types import Batch, Segment
-
-    options, token, start = Options(n_ctx=2048, threads=threads), 100, 0.0
-    sampling = Sampling(seed=1, ignore_eos=True)
-    with TextModel.load(text, options) as model, Context(model, options) as context, Sampler(model, sampling) as sampler:
-        for i in range(LONG + 8):
-            if i == 8:
-                start = time.perf_counter()
-            planes = np.array([[i], [i], [i], [0]], np.int32)
-            context.decode(Batch((Segment(0, planes, tokens=np.array([token], np.int32), wants_logits=True),)))
-            token = sampler.sample(context, 0).token
-        return {"rate": LONG / (time.perf_counter() - start)}
-
-
-def engine(text: Path, threads: int) -> dict[str, float]:
-    """The engine with one client; also the microseconds of a step that are neither llama.cpp's nor the samplers'."""
-    from diptych import Engine, Message, Options, Request, Sampling
-
-    async def answer(loaded: Engine) -> float:
-        request = Request((Message("user", ("a",)),), Sampling(seed=1, ignore_eos=True), LONG)
-        async for output in loaded.generate(request):
-            last = output
-        return last.timings.tokens_per_second
-
-    with Engine.load(model=text, options=Options(n_ctx=2048, threads=threads, warmup=True)) as loaded:
-        before = loaded.stats()
-        rate = asyncio.run(answer(loaded))
-        after = loaded.stats()
-    calls = after.token_calls - before.token_calls
-    return {"rate": rate, "step": 1e6 * (after.schedule_seconds - before.schedule_seconds) / calls}
 
 
 if __name__ == "__main__":
