@@ -126,8 +126,10 @@ def server(side: Side) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
 
 
 def ready(url: str) -> bool:
+    """Whether the model is loaded; llama-server lists its models before that, llama-cpp-python knows no /health."""
     try:
-        return httpx.get(f"{url}/v1/models").status_code == 200
+        found = httpx.get(f"{url}/health").status_code
+        return found == 200 or (found == 404 and httpx.get(f"{url}/v1/models").status_code == 200)
     except httpx.TransportError:
         return False
 
