@@ -36,7 +36,8 @@ SERVER = (
 )
 HOMES = {
     "llama_cpp": ("llama/",),
-    "onnxruntime": ("encoder/session.py",),
+    "onnxruntime": ("encoder/ort.py",),
+    "openvino": ("encoder/openvino.py",),
     "onnx_ir": ("graph/graph.py", "export.py"),
     "gguf": ("weights/", "convert/"),
     "safetensors": ("weights/", "convert/"),

@@ -1,16 +1,26 @@
-"""Output files that appear whole or not at all."""
+"""Output files that appear whole or not at all, and the folder of those that Diptych keeps for itself."""
 
 from __future__ import annotations
 
 import errno
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from diptych.errors import DiptychError, OutputError
+
+
+def home() -> Path:
+    """Diptych's own folder: DIPTYCH_HOME, or `diptych` in the user's cache folder."""
+    if given := os.environ.get("DIPTYCH_HOME"):
+        return Path(given).expanduser()
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "diptych"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "diptych"
 
 
 @contextmanager

@@ -69,7 +69,14 @@ class Options(BaseSettings):
     )
     media_max_bytes: Annotated[int, Field(ge=1, description="A file of media with more bytes is refused.")] = 2**30
     media_max_seconds: Annotated[float, Field(gt=0, description="A recording that lasts longer is refused.")] = 14400.0
-    precision: Annotated[Literal["auto", "f32"], Field(description="Arithmetic of the media half; auto is f32.")] = "auto"
+    precision: Annotated[
+        Literal["auto", "f32", "bf16", "f16", "int8"],
+        Field(description="Arithmetic of the media half; auto takes int8 where the CPU is made for it, else f32."),
+    ] = "auto"
+    media_runtime: Annotated[
+        Literal["auto", "onnxruntime", "openvino"],
+        Field(description="What runs the media half's graphs; auto goes by precision."),
+    ] = "auto"
     providers: Annotated[tuple[str, ...], Field(description="Execution providers of the media half, best first.")] = (
         "CPUExecutionProvider",
     )

@@ -14,8 +14,8 @@ import pytest
 from gguf import GGMLQuantizationType
 
 from diptych.deploy.deployment import Provider
+from diptych.encoder.ort import OrtSession, available_providers, settled
 from diptych.encoder.profile import MAX_RUNS
-from diptych.encoder.session import Session, available_providers, settled
 from diptych.errors import EngineError, FileError
 from diptych.graph.graph import Graph
 from diptych.options import Options
@@ -31,26 +31,26 @@ def doubler() -> bytes:
 
 @pytest.mark.parametrize("threads", [None, 1, 3])
 def test_a_graph_runs(threads: int | None) -> None:
-    session = Session(doubler(), Options(threads=threads))
+    session = OrtSession(doubler(), Options(threads=threads))
     np.testing.assert_array_equal(session.run({"x": np.ones((2, 3), np.float32)}), np.full((2, 3), 2))
     session.close()
 
 
 def test_a_provider_that_is_not_there_is_told_those_that_are() -> None:
     with pytest.raises(EngineError, match=r"'NoSuchProvider'.*CPUExecutionProvider"):
-        Session(doubler(), Options(providers=("NoSuchProvider",)))
+        OrtSession(doubler(), Options(providers=("NoSuchProvider",)))
     assert "CPUExecutionProvider" in available_providers()
 
 
 def test_options_reach_their_provider() -> None:
-    Session(doubler(), Options(provider_options={"CPUExecutionProvider": {"use_arena": "1"}})).close()
+    OrtSession(doubler(), Options(provider_options={"CPUExecutionProvider": {"use_arena": "1"}})).close()
     with pytest.raises(EngineError, match=r"provider_options.*'OtherProvider'"):
-        Session(doubler(), Options(provider_options={"OtherProvider": {}}))
+        OrtSession(doubler(), Options(provider_options={"OtherProvider": {}}))
 
 
 def test_a_graph_that_is_none_is_refused_on_one_line() -> None:
     with pytest.raises(FileError) as caught:
-        Session(b"no graph", Options())
+        OrtSession(b"no graph", Options())
     assert "\n" not in str(caught.value)
 
 
@@ -59,12 +59,12 @@ def test_missing_external_data_is_refused_on_one_line(tmp_path: Path) -> None:
     g = Graph(Weights({}, {"w": weight}))
     g.output("y", g.MatMul(g.input("x", ("n", 3)), g.weight("w")), ("n", 4))
     with pytest.raises(FileError, match=r"gone\.data") as caught:
-        Session(g.serialize({"w": ("gone.data", 0)}), Options(), folder=tmp_path)
+        OrtSession(g.serialize({"w": ("gone.data", 0)}), Options(), folder=tmp_path)
     assert "\n" not in str(caught.value)
 
 
 def test_a_run_that_fails_is_an_error_on_one_line() -> None:
-    session = Session(doubler(), Options())
+    session = OrtSession(doubler(), Options())
     with pytest.raises(EngineError, match="x") as caught:
         session.run({"x": np.ones((2, 4), np.float32)})
     assert "\n" not in str(caught.value)
@@ -78,13 +78,13 @@ def test_a_file_runs_with_its_data_beside_it_and_gives_all_outputs(tmp_path: Pat
     g.output("z", g.Mul(y, 2.0), ("n", 4))
     (tmp_path / "w.data").write_bytes(np.ones((3, 4), np.float32).tobytes())
     (tmp_path / "m.onnx").write_bytes(g.serialize({"w": ("w.data", 0)}))
-    session = Session(tmp_path / "m.onnx", Options())
+    session = OrtSession(tmp_path / "m.onnx", Options())
     one, two = session.outputs({"x": np.ones((2, 3), np.float32)}, ["y", "z"])
     np.testing.assert_array_equal(one, np.full((2, 4), 3))
     np.testing.assert_array_equal(two, np.full((2, 4), 6))
     (tmp_path / "w.data").unlink()
     with pytest.raises(FileError, match=r"cannot load .*m\.onnx"):
-        Session(tmp_path / "m.onnx", Options())
+        OrtSession(tmp_path / "m.onnx", Options())
 
 
 def test_a_provider_of_the_configuration_that_is_not_installed_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
@@ -92,7 +92,7 @@ def test_a_provider_of_the_configuration_that_is_not_installed_is_told_once(capl
     for _ in range(2):
         options = settled(Options(), wanted)
         assert options.providers == ("CPUExecutionProvider",)
-        Session(doubler(), options).close()
+        OrtSession(doubler(), options).close()
     assert caplog.text.count("NowhereExecutionProvider") == 1
     assert "the CPU takes over" in caplog.text
     assert "Silent" not in caplog.text
@@ -118,7 +118,7 @@ def test_a_provider_of_the_configuration_goes_before_the_cpu_and_behind_what_is_
 )
 def test_a_library_that_is_no_provider_is_refused_on_one_line(library: str, words: str) -> None:
     with pytest.raises(EngineError, match=words) as caught:
-        Session(doubler(), Options(ep_libraries=(library,)))
+        OrtSession(doubler(), Options(ep_libraries=(library,)))
     assert "\n" not in str(caught.value)
 
 
@@ -152,7 +152,7 @@ def spans(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
 
 def test_operators_are_in_the_trace_at_their_times_and_make_up_most_of_a_run(tmp_path: Path, folder: Path) -> None:
     trace = open_trace(tmp_path / "trace.json", ops=True)
-    session = Session(heavy(), Options(threads=1), trace=trace)
+    session = OrtSession(heavy(), Options(threads=1), trace=trace)
     for _ in range(3):
         with trace.span("encode", "encoder"):
             session.run({"x": np.ones((2000, 512), np.float32)})
@@ -175,7 +175,7 @@ def test_operators_are_in_the_trace_at_their_times_and_make_up_most_of_a_run(tmp
 
 def test_operators_of_the_first_runs_alone_are_kept(tmp_path: Path, folder: Path) -> None:
     trace = open_trace(tmp_path / "trace.json", ops=True)
-    session = Session(doubler(), Options(threads=1), trace=trace)
+    session = OrtSession(doubler(), Options(threads=1), trace=trace)
     for _ in range(MAX_RUNS):
         session.run({"x": np.ones((1, 3), np.float32)})
     assert list(folder.iterdir()) == []
@@ -188,7 +188,7 @@ def test_operators_of_the_first_runs_alone_are_kept(tmp_path: Path, folder: Path
 def test_a_session_that_does_not_start_leaves_no_record(tmp_path: Path, folder: Path) -> None:
     trace = open_trace(tmp_path / "trace.json", ops=True)
     with pytest.raises(FileError):
-        Session(b"no graph", Options(), trace=trace)
+        OrtSession(b"no graph", Options(), trace=trace)
     trace.close()
     gc.collect()
     assert list(folder.iterdir()) == []
@@ -198,7 +198,7 @@ def test_a_record_that_is_cut_off_is_told_and_nothing_is_lost(
     tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     trace = open_trace(tmp_path / "trace.json", ops=True)
-    session = Session(doubler(), Options(threads=1), trace=trace)
+    session = OrtSession(doubler(), Options(threads=1), trace=trace)
     session.run({"x": np.ones((1, 3), np.float32)})
     end = session._session.end_profiling
 
@@ -217,7 +217,7 @@ def test_a_record_that_is_cut_off_is_told_and_nothing_is_lost(
 
 def test_a_trace_without_operators_records_none(tmp_path: Path, folder: Path) -> None:
     trace = open_trace(tmp_path / "trace.json")
-    session = Session(doubler(), Options(), trace=trace)
+    session = OrtSession(doubler(), Options(), trace=trace)
     session.run({"x": np.ones((1, 3), np.float32)})
     assert list(folder.iterdir()) == []
     session.close()

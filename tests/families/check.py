@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -22,6 +23,8 @@ from numpy.typing import NDArray
 from diptych import deploy, export, families
 from diptych.backend import open_half
 from diptych.encoder.half import FamilyHalf
+from diptych.encoder.half import encoded as rows_together
+from diptych.encoder.precision import BF16, cpu_features
 from diptych.errors import FileError
 from diptych.families.base import Family, MediaHalf, Rows, projector_type
 from diptych.graph.graph import Graph
@@ -39,6 +42,9 @@ TRANSFORMERS = 1e-5  # relative to the largest value: f32 on both sides, sums in
 LIBMTMD = 2e-3  # relative to the largest value: f16 tables for GELU and attention there
 
 
+GATES = {"f32": 1 - 1e-6, "bf16": 0.9997, "int8": 0.998}  # least cosine of any row with that in f32
+
+
 @dataclass(frozen=True)
 class Expected:
     """What the reference makes of a picture: what its encoder is fed, for each piece, and the rows of the picture."""
@@ -50,7 +56,14 @@ class Expected:
 Reference = Callable[[Pixels], Expected]
 
 
-def check_family(weights: Weights, sizes: Sequence[Size], reference: Reference, *, agreeing: Sequence[Size] = ()) -> None:
+def check_family(
+    weights: Weights,
+    sizes: Sequence[Size],
+    reference: Reference,
+    *,
+    agreeing: Sequence[Size] = (),
+    gates: Mapping[str, float] | None = None,
+) -> None:
     """Every check there is, on noise of some sizes. `agreeing` are those that libmtmd prepares as the Hugging Face processor."""
     half = half_of(weights)
     check_weights(half.family)
@@ -62,8 +75,30 @@ def check_family(weights: Weights, sizes: Sequence[Size], reference: Reference, 
     check_batches(half, [c for made in chunks for c in made])
     check_positions(half, [c for made in chunks for c in made])
     check_keys(half, pictures[0])
+    check_precisions(half, [c for made in chunks for c in made], {**GATES, **(gates or {})})
     half.close()
     check_libmtmd(weights, [noise(*size) for size in agreeing])
+
+
+def check_precisions(half: FamilyHalf, chunks: Sequence[MediaChunk], gates: Mapping[str, float] = GATES) -> None:
+    """In another arithmetic, by OpenVINO, no row turns further from that in f32 than its gate allows.
+
+    All pieces go in at once, so that lattices of several sizes meet.
+    """
+    expected = rows_together(half, chunks)
+    for precision, gate in gates.items():
+        if precision == "bf16" and not BF16 & cpu_features():
+            continue
+        with closing(FamilyHalf(half.family, Options(precision=precision, media_runtime="openvino"))) as other:
+            found = rows_together(other, [*chunks, *chunks[:1]])
+        assert least_cosine([*expected, expected[0]], found) >= gate, precision
+
+
+def least_cosine(expected: Sequence[Rows], found: Sequence[Rows]) -> float:
+    """The cosine of the row that turned furthest."""
+    pairs = list(zip(expected, found, strict=True))
+    assert all(a.shape == b.shape for a, b in pairs)
+    return min(float(((a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)).min()) for a, b in pairs)
 
 
 def check_weights(family: Family) -> None:

@@ -37,6 +37,8 @@ from diptych.weights import Weights
 from pictures import gradient, noise
 from tiny_glm import Glm, write
 
+# positions are read between the rows of a table by a product, which bf16 rounds: 0.99969 in one of these models, else 0.9998
+GATES = {"bf16": 0.9996}
 SHAPES = {
     "glm-4.1v": Glm(),
     "glm-4.5v": Glm("Glm4vMoeForConditionalGeneration", seed=1, v_depth=3, v_embd=96, v_head=6, side=4),
@@ -68,7 +70,7 @@ def test_the_family_holds_what_every_family_must(name: str, checkpoint: Checkpoi
     folder, shape = checkpoint(name), SHAPES[name]
     sizes = SIZES if name in ("glm-4.1v", "glm-ocr") else SIZES[1:4]
     agreeing = within([(84, 84), (112, 168), (56, 140)], shape.min_pixels / 2, shape.max_pixels / 2)
-    check_family(mmproj(folder), sizes, transformers(folder), agreeing=agreeing)
+    check_family(mmproj(folder), sizes, transformers(folder), agreeing=agreeing, gates=GATES)
 
 
 @pytest.mark.parity

@@ -32,7 +32,12 @@ def test_props_say_all_that_clients_ask_for(served: Site) -> None:
     assert set(found) == PROPS
     assert found["modalities"] == {"vision": True, "audio": False, "video": False, "reconstruction": False}
     assert found["media_backend"] == found["vision_backend"] == "onnx"
-    assert found["halves"]["media"] == {"backend": "onnx", "precision": "f32", "providers": "CPUExecutionProvider"}
+    assert found["halves"]["media"] == {
+        "backend": "onnx",
+        "precision": "f32",
+        "runtime": "onnxruntime",
+        "providers": "CPUExecutionProvider",
+    }
     assert found["halves"]["text"]["backend"] == "llama.cpp"
     assert found["model_path"].endswith(".gguf")
     assert (found["total_slots"], found["default_generation_settings"]["n_ctx"]) == (2, 4096)

@@ -13,26 +13,16 @@ from typing import Any
 import psutil
 
 from diptych.cli import console
+from diptych.encoder.precision import WATCHED, cpu_features
+from diptych.errors import EngineError
+from diptych.options import Options
 
 PACKAGES = ("diptych", "llama-cpp-python", "onnxruntime", "onnx-ir", "gguf", "numpy", "pillow")
 OPTIONAL = {  # module → what it is for, and the command that brings it
     "torch": ("comparing a conversion with its checkpoint", "pip install torch transformers"),
     "transformers": ("comparing a conversion with its checkpoint", "pip install torch transformers"),
+    "openvino": ("the media half in int8, bf16 and f16", "pip install 'diptych[openvino]'"),
 }
-FEATURES = (
-    "avx2",
-    "avx512f",
-    "avx512_vnni",
-    "avx_vnni",
-    "avx512_bf16",
-    "amx_bf16",
-    "amx_int8",
-    "asimd",
-    "asimddp",
-    "bf16",
-    "i8mm",
-    "sve",
-)
 
 
 def command(as_json: console.Json = False) -> None:
@@ -65,6 +55,7 @@ def examine() -> dict[str, Any]:
             f"only {memory.available / 1e9:.1f} GB of memory are free; close something, or use a smaller quantisation"
         )
     providers, provider_problem = execution_providers()
+    features = [name for name in WATCHED if name in cpu_features()] or [sys.platform]
     llama, llama_problem = llama_system()
     problems += [p for p in (provider_problem, llama_problem) if p]
     return {
@@ -73,11 +64,11 @@ def examine() -> dict[str, Any]:
             "system": platform.platform(),
             "processor": processor(),
             "cores": f"{psutil.cpu_count(logical=False)} physical, {psutil.cpu_count()} logical",
-            "features": cpu_features(),
+            "features": features,
             "memory": f"{memory.total / 1e9:.1f} GB, {memory.available / 1e9:.1f} GB free",
             "disk": f"{shutil.disk_usage(Path.home()).free / 1e9:.1f} GB free in {Path.home()}",
         },
-        "Media half": {"execution providers": providers, "precision auto": "f32"},
+        "Media half": {"execution providers": providers, **runtime()},
         "Text half": llama,
         "Optional": optional,
         "problems": problems,
@@ -93,12 +84,25 @@ def installed(name: str) -> str | None:
 
 def execution_providers() -> tuple[list[str], str | None]:
     """What ONNX Runtime can run on, or why it cannot be asked."""
-    from diptych.encoder.session import available_providers
+    from diptych.encoder.ort import available_providers
 
     try:
         return available_providers(), None
     except ImportError as error:
         return [], f"ONNX Runtime does not load: {error}; run: pip install --force-reinstall onnxruntime"
+
+
+def runtime() -> dict[str, str]:
+    """What a media half would compute in with the options of the environment, and why."""
+    from diptych.encoder.precision import choose
+
+    options = Options()
+    try:
+        chosen = choose(options)
+    except EngineError as error:
+        return {f"precision {options.precision}": str(error)}
+    names = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
+    return {f"precision {options.precision}": f"{chosen.precision} by {names[chosen.runtime]}: {chosen.why}"}
 
 
 def llama_system() -> tuple[dict[str, Any], str | None]:
@@ -118,12 +122,3 @@ def processor() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
-
-
-def cpu_features() -> list[str]:
-    """Those of the processor's features that matter for speed here."""
-    info = Path("/proc/cpuinfo")
-    if not info.is_file():
-        return [sys.platform]
-    flags = next((line.split() for line in info.read_text().splitlines() if line.lower().startswith(("flags", "features"))), [])
-    return [f for f in FEATURES if f in flags]

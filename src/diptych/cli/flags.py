@@ -38,7 +38,7 @@ SPELLINGS: dict[str, tuple[str, ...]] = {
     "page": ("--page", "--ui/--no-ui", "--webui/--no-webui"),
 }
 MEDIA = (
-    "media_backend", "min_pixels", "max_pixels", "precision", "providers", "provider_options", "ep_libraries",
+    "media_backend", "min_pixels", "max_pixels", "precision", "media_runtime", "providers", "provider_options", "ep_libraries",
     "allow_absolute_paths", "image_min_tokens", "image_max_tokens", "media_max_pixels", "media_max_bytes", "media_max_seconds",
     "encode_max_patches", "warmup",
 )  # fmt: skip

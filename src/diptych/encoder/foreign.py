@@ -15,9 +15,11 @@ from numpy.typing import NDArray
 
 from diptych.deploy.contract import Form
 from diptych.deploy.deployment import OnnxHalf
-from diptych.encoder.half import PREPACK, runs
+from diptych.encoder.half import runs
+from diptych.encoder.load import PREPACK
+from diptych.encoder.ort import OrtSession, check_providers, settled
 from diptych.encoder.plan import Graph, plan
-from diptych.encoder.session import Session, check_providers, settled
+from diptych.encoder.session import Session
 from diptych.errors import EngineError
 from diptych.families.base import Family, Part, Rows
 from diptych.families.packed import Packed
@@ -48,6 +50,15 @@ class ForeignHalf:
         self.n_embd = self._pictures.n_embd
         self.n_pos = self._pictures.n_pos
         self.placeholders: Mapping[MediaKind, tuple[str, ...]] = self._pictures.placeholders
+        if options.precision not in ("auto", "f32") or options.media_runtime == "openvino":
+            raise EngineError(
+                f"{half.config} brings ONNX files, which ONNX Runtime runs as they are; leave --precision and --media-runtime out"
+            )
+        self.arithmetic: Mapping[str, str] = {
+            "precision": "f32",
+            "runtime": "onnxruntime",
+            "providers": ",".join(self._options.providers),
+        }
         check_providers(self._options)
         if len(self._plan.graphs) == 1:
             self._session(next(iter(self._plan.graphs.values())))
@@ -117,7 +128,7 @@ class ForeignHalf:
             while len(self._sessions) >= MAX_SESSIONS:
                 self._sessions.popitem(last=False)[1].close()
             small = sum(graph.header.files.values()) <= 2 * PREPACK  # bytes, two a weight as most files have them
-            self._sessions[graph] = Session(graph.encoder.path, self._options, prepack=small, trace=self._trace)
+            self._sessions[graph] = OrtSession(graph.encoder.path, self._options, prepack=small, trace=self._trace)
         self._sessions.move_to_end(graph)
         return self._sessions[graph]
 

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from diptych import families
-from diptych.encoder.session import Session
+from diptych.encoder.load import load
+from diptych.encoder.precision import choose
 from diptych.families.base import Family, MediaHalf, Part, Rows
-from diptych.graph.graph import Graph, Place, Stored
 from diptych.options import Options
 from diptych.positions import Positions
 from diptych.trace import OFF, Trace
 from diptych.types import Media, MediaChunk, MediaKind, MediaSettings, Piece
-
-PREPACK = 100_000_000  # weights; at 675 million it costs 8 s of loading and 0.2 GB, and runs are no faster for it
 
 
 def open_half(mmproj: Path, options: Options, trace: Trace = OFF) -> MediaHalf:
@@ -41,7 +36,12 @@ class FamilyHalf:
         self.n_pos = family.n_pos
         self.placeholders: Mapping[MediaKind, tuple[str, ...]] = family.placeholders
         self._max_patches = options.encode_max_patches
-        self._sessions = {kind: load(family, kind, options, trace) for kind in family.piece_kinds}
+        self.choice = choose(options)
+        providers = {"providers": ",".join(options.providers)} if self.choice.runtime == "onnxruntime" else {}
+        self.arithmetic: Mapping[str, str] = {
+            "precision": self.choice.precision, "runtime": self.choice.runtime, **providers,
+        }  # fmt: skip
+        self._sessions = {kind: load(family, kind, options, self.choice, trace) for kind in family.piece_kinds}
 
     def preprocess(self, media: Media, settings: MediaSettings) -> list[MediaChunk]:
         """Media → chunks with their pieces."""
@@ -52,13 +52,14 @@ class FamilyHalf:
         return self.family.layout(chunks)
 
     def batch_key(self, piece: Piece) -> Hashable:
-        """Pieces with equal keys go into one run."""
-        return self.family.batch_key(piece)
+        """Pieces with equal keys go into one run; a portable graph takes those of one lattice."""
+        key = self.family.batch_key(piece)
+        return key if self.choice.runtime == "onnxruntime" else (key, piece.grid)
 
     def encode(self, pieces: Sequence[Piece]) -> list[Rows]:
         """The rows of each piece, all of one batch key, in runs of at most `encode_max_patches`; a larger piece goes alone.
 
-        What a piece gets does not depend on what else is in its run: to the bit up to PREPACK weights, beyond that to
+        What a piece gets does not depend on what else is in its run: to the bit up to `load.PREPACK` weights, beyond that to
         float32's rounding. Raises EngineError when a run fails.
         """
         return [rows for run in runs(pieces, self._max_patches) for rows in self._run(run)]
@@ -114,28 +115,3 @@ def runs(pieces: Sequence[Piece], max_patches: int) -> Iterator[list[Piece]]:
         total += piece.n_patches
     if run:
         yield run
-
-
-def load(family: Family, kind: str, options: Options, trace: Trace = OFF) -> Session:
-    """Write a family's graph for one kind of piece and open a session over it."""
-    graph = Graph(family.weights, unpack=True)
-    family.graph(graph, kind)
-    folder = next((s.tensor.place[0].resolve().parent for s in graph.stored.values() if s.tensor and s.tensor.place), None)
-    places: dict[str, Place] = {}
-    arrays: dict[str, tuple[NDArray[Any], int]] = {}
-    for name, stored in graph.stored.items():
-        place = _place(stored, folder)
-        places[name] = place or ("elsewhere", 0)
-        if place is None:
-            arrays[name] = stored.read(), stored.element_type
-    n_weights = sum(math.prod(s.shape) for s in graph.stored.values())
-    return Session(graph.serialize(places), options, folder=folder, arrays=arrays, prepack=n_weights <= PREPACK, trace=trace)
-
-
-def _place(stored: Stored, folder: Path | None) -> Place | None:
-    """Where a weight's bytes lie in `folder` as they are, if they do. Links are followed: ONNX Runtime refuses them."""
-    if stored.tensor is None or stored.tensor.place is None:
-        return None
-    file, offset, _ = stored.tensor.place
-    file = file.resolve()
-    return (file.name, offset) if file.parent == folder else None

@@ -8,7 +8,6 @@ from pathlib import Path
 from diptych.families.base import MediaHalf
 from diptych.llama.context import Context
 from diptych.llama.model import TextModel
-from diptych.options import Options
 from diptych.types import MediaKind
 
 
@@ -46,17 +45,14 @@ class SlotState:
     n_remain: int = -1
 
 
-def about(text: TextModel, half: MediaHalf | None, context: Context, options: Options, template: str) -> About:
+def about(text: TextModel, half: MediaHalf | None, context: Context, template: str) -> About:
     """What these halves are."""
-    media = {"backend": half.backend, "precision": options.precision} if half else {}
-    if half and half.backend == "onnx":
-        media |= {"precision": "f32", "providers": ",".join(options.providers)}
     return About(
         path=text.path,
         kinds=tuple(half.placeholders) if half else (),
         media_backend=half.backend if half else "none",
         text={"backend": "llama.cpp", "precision": text.description},
-        media=media,
+        media={"backend": half.backend, **half.arithmetic} if half else {},
         chat_template=template,
         bos=text.bos,
         eos=text.eos,

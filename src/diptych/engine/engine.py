@@ -83,7 +83,7 @@ class Engine:
             self._context = stack.enter_context(Context(text, options))
             self._encoder = self._open_encoder(half, stack)
             self._preparation = Preparation(text, half, self._context, options, self._access, self._known, self._trace)
-            self.about: About = about(text, half, self._context, options, self._preparation.template.source)
+            self.about: About = about(text, half, self._context, self._preparation.template.source)
             self._loop = Loop(text, self._context, self._encoder, options, self._trace)
             stack.callback(self._loop.close)
             if options.warmup:

@@ -124,6 +124,7 @@ class Family(ABC):
     kernels of four axes, the most GGUF has. None: the tensor is left out, and with a name that ends in a dot all below it.
     """
 
+    wide: ClassVar[tuple[str, ...]] = ()  # beginnings of names of linear layers that are never int8
     learned: ClassVar[tuple[str, ...]] = ()  # tensors that `join` reads and no graph does: newlines, separators
     n_pos: ClassVar[int] = 1  # planes of positions, 4 for M-RoPE
 
@@ -200,6 +201,7 @@ class MediaHalf(Protocol):
     """A media half that can run: a family with its graph in a session, or an encoder made by others."""
 
     backend: str  # "onnx" or "mtmd"
+    arithmetic: Mapping[str, str]  # what it computes in, and by what: precision, runtime, providers
     n_embd: int
     n_pos: int
     placeholders: Mapping[MediaKind, tuple[str, ...]]

@@ -112,7 +112,8 @@ class Packed(Family):
         """The patches of all pieces, their tables, and their spans."""
         beside = {grid: {**self.tables(grid), "spans": self.spans(grid)} for grid in {p.grid for p in pieces}}
         parts = [{"patches": p.inputs["patches"], **beside[p.grid]} for p in pieces]
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        fed = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        return {**fed, "spans": merged(fed["spans"])}
 
     def tables(self, grid: tuple[int, ...]) -> dict[str, NDArray[Any]]:
         """What a graph takes beside a picture's patches, one row a patch: its angles' cos and sin (n_patch, d / 2)."""
@@ -169,7 +170,7 @@ class Packed(Family):
             q, k = (nn.head_norm(g, y, f"{name}.attn_{n}_norm", n_head, self.hp.eps) for n, y in (("q", q), ("k", k)))
         with g.scope(name):
             q, k = (nn.rotate(g, y, n_head, inputs.cos, inputs.sin) for y in (q, k))
-            y = nn.attention(g, q, k, v, inputs.spans if spans is None else spans, n_head, scale)
+            y = nn.attention(g, q, k, v, inputs.spans if spans is None else spans, n_head, scale, even=spans is None)
         return nn.linear(g, y, f"{name}.attn_out")
 
     def cells(self, g: Graph, x: Value) -> Value:
@@ -212,6 +213,12 @@ class Packed(Family):
         scaled = (np.arange(256) * (1 / 255)).astype(np.float32)
         levels: NDArray[np.float32] = (scaled[:, None] - mean) / std
         return levels
+
+
+def merged(spans: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(n, 2) spans with neighbours of one length made one, so that their segments are computed at once."""
+    first = np.flatnonzero(np.diff(spans[:, 1], prepend=-1))
+    return np.stack([np.add.reduceat(spans[:, 0], first), spans[first, 1]], axis=1)
 
 
 def _check(hp: Hparams) -> None:

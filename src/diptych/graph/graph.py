@@ -14,7 +14,7 @@ bytes are to be found.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from diptych.errors import FileError
+from diptych.graph.int8 import rounded, row_scales
 
 if TYPE_CHECKING:
     from diptych.weights import Tensor, Weights
@@ -56,18 +57,29 @@ class Stored:
 class Graph:
     """Records ops in order. `fixed` makes it static: an input of that name takes the shape, or becomes the array.
 
-    A static graph is made for any execution provider, and layers keep to ONNX's own ops there; in a dynamic one they
-    take ONNX Runtime's where those are faster. `unpack` makes quantised weights float32 once; ONNX Runtime would do so
-    in every run, which takes 6 s at 675 million.
+    Layers of a `portable` graph keep to ONNX's own ops, for any runtime and execution provider, and a static one is
+    portable; in others they take ONNX Runtime's where those are faster. `unpack` makes quantised weights float32 once;
+    ONNX Runtime would do so in every run, which takes 6 s at 675 million. `int8` keeps the matrices of linear layers as
+    int8 with a scale for each row, but for those whose names begin as one of `wide`.
     """
 
     def __init__(
-        self, weights: Weights, fixed: Mapping[str, NDArray[Any] | tuple[int, ...]] | None = None, *, unpack: bool = False
+        self,
+        weights: Weights,
+        fixed: Mapping[str, NDArray[Any] | tuple[int, ...]] | None = None,
+        *,
+        unpack: bool = False,
+        portable: bool = False,
+        int8: bool = False,
+        wide: tuple[str, ...] = (),
     ) -> None:
         self.stored: dict[str, Stored] = {}
         self.static = fixed is not None
+        self.portable = portable or self.static
         self._weights = weights
         self._unpack = unpack
+        self._int8, self._wide = int8, wide
+        self._made: dict[Hashable, tuple[Value, ...]] = {}
         self._fixed = fixed or {}
         self._inputs: list[Value] = []
         self._outputs: list[Value] = []
@@ -115,6 +127,26 @@ class Graph:
             self._float32[name] = self._dequantised(tensor) if packed else self._cast(tensor)
             self._nodes = inside
         return self._float32[name]
+
+    def matrix(self, name: str) -> Value:
+        """The weight (out, in) of a linear layer, as float32: kept in the type it has, or as int8 where that was asked for.
+
+        Raises FileError when the file has no such tensor.
+        """
+        tensor = self._tensor(name)
+        if not self._int8 or len(tensor.shape) != 2 or name.startswith(self._wide):
+            return self.weight(name)
+        if name not in self._float32:
+            inside, self._nodes = self._nodes, self._top
+            self._float32[name] = self._by_row(tensor)
+            self._nodes = inside
+        return self._float32[name]
+
+    def once(self, key: Hashable, make: Callable[[], tuple[Value, ...]]) -> tuple[Value, ...]:
+        """What `make` records, which is recorded the first time only: values that many layers share."""
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
 
     def constant(self, value: Operand) -> Value:
         """A constant; equal ones are made once. Python's int and float become int64 and float32."""
@@ -229,6 +261,20 @@ class Graph:
         halves = self._store(f"{tensor.name}.scale", ir.DataType.FLOAT16, (*outer, n_in // Q8_0_BLOCK), scales)
         scale = self._named(tensor.name, "Cast", halves, to=ir.DataType.FLOAT)
         return self._named(tensor.name, "DequantizeLinear", values, scale, axis=len(outer), block_size=Q8_0_BLOCK)
+
+    def _by_row(self, tensor: Tensor) -> Value:
+        """int8 (out, in) and a float32 scale (out,) a row."""
+
+        def scales() -> NDArray[Any]:
+            return row_scales(tensor.float32())
+
+        def numbers() -> NDArray[Any]:
+            values = tensor.float32()
+            return rounded(values, row_scales(values))
+
+        values = self._store(tensor.name, ir.DataType.INT8, tensor.shape, numbers)
+        scale = self._store(f"{tensor.name}.scale", ir.DataType.FLOAT, tensor.shape[:1], scales)
+        return self._named(tensor.name, "DequantizeLinear", values, scale, axis=0)
 
     def _store(
         self,

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from diptych.graph.graph import Graph, Value
 
 MICROSOFT = "com.microsoft"  # ONNX Runtime's own ops
+_INT64 = 7  # ONNX's number of the type
+_HIDDEN = -1e30  # what is added to the score of a key that is not to be seen; bfloat16 has it too
 QUERY_BLOCK = 1024  # rows; at 5,476 patches as fast as all at once, in a third of the memory
 
 
@@ -20,7 +22,7 @@ def linear(g: Graph, x: Value, name: str) -> Value:
     """x (n, in) → x Wᵀ + b (n, out). The weight is read as it lies, (out, in); an absent bias is not added."""
     with g.scope(name):
         bias = [g.weight(f"{name}.bias")] if g.has(f"{name}.bias") else []
-        return g.Gemm(x, g.weight(f"{name}.weight"), *bias, transB=1)
+        return g.Gemm(x, g.matrix(f"{name}.weight"), *bias, transB=1)
 
 
 def layer_norm(g: Graph, x: Value, name: str, eps: float) -> Value:
@@ -44,7 +46,7 @@ def head_norm(g: Graph, x: Value, name: str, n_head: int, eps: float) -> Value:
 
 def gelu(g: Graph, x: Value) -> Value:
     """x Φ(x), with the error function. Other providers than the CPU's often know Erf and no Gelu (measured: ggml's)."""
-    if not g.static:
+    if not g.portable:
         return g.Gelu(x)
     return g.Mul(g.Mul(x, 0.5), g.Add(g.Erf(g.Mul(x, math.sqrt(0.5))), 1.0))
 
@@ -103,7 +105,7 @@ def qkv(g: Graph, x: Value, name: str) -> tuple[Value, Value, Value]:
 
 def rotate(g: Graph, x: Value, n_head: int, cos: Value, sin: Value) -> Value:
     """Turn the pairs (j, j + d/2) of each head of x (n, n_head · d) by angles given as cos and sin (n, d/2)."""
-    if not g.static:
+    if not g.portable:
         start = g.constant([0])
         (turned,) = g.op("RotaryEmbedding", g.Unsqueeze(x, [0]), start, cos, sin, domain=MICROSOFT, num_heads=n_head)
         return g.Squeeze(turned, [0])
@@ -113,15 +115,18 @@ def rotate(g: Graph, x: Value, n_head: int, cos: Value, sin: Value) -> Value:
     return g.Flatten(turned, axis=1)
 
 
-def attention(g: Graph, q: Value, k: Value, v: Value, spans: Value, n_head: int, scale: float) -> Value:
+def attention(g: Graph, q: Value, k: Value, v: Value, spans: Value, n_head: int, scale: float, *, even: bool = False) -> Value:
     """softmax(scale · q kᵀ) v within each segment of the rows: none sees another's, and the cost is Σ nᵢ².
 
     q, k, v (n, n_head · d) → (n, n_head · d). A row (count, length) of spans (n_span, 2) int64 stands for the next
     `count` segments of `length` rows each, which are computed at once: the windows of a picture, or a whole picture.
+    A portable graph that is not static wants to know when there is one row of spans: `even`.
     """
     with g.scope("attention"):
-        if not g.static:
+        if not g.portable:
             return _each_span(g, q, k, v, spans, n_head, scale)
+        if not g.static:
+            return (_even if even else _padded)(g, q, k, v, spans, n_head, scale)
         known = g.known(spans)
         if known is None:
             raise ValueError("a static graph has its spans fixed")
@@ -147,6 +152,46 @@ def _each_span(g: Graph, q: Value, k: Value, v: Value, spans: Value, n_head: int
         return g.SequenceInsert(done, g.Flatten(out, axis=2))
 
     return g.ConcatFromSequence(g.loop(g.Squeeze(g.Shape(n_rows)), g.SequenceEmpty(), step), axis=0)
+
+
+def _even(g: Graph, q: Value, k: Value, v: Value, spans: Value, n_head: int, scale: float) -> Value:
+    """All segments have one length, so that they stand beside each other as they are."""
+    (shape,) = g.once(("even", spans), lambda: (g.Concat(g.Reshape(spans, [2]), [n_head, -1], axis=0),))
+    q_heads, k_heads, v_heads = (g.Transpose(g.Reshape(x, shape), perm=[0, 2, 1, 3]) for x in (q, k, v))
+    return g.Reshape(_heads(g, q_heads, k_heads, v_heads, scale), g.Shape(q))
+
+
+def _padded(g: Graph, q: Value, k: Value, v: Value, spans: Value, n_head: int, scale: float) -> Value:
+    """Segments are filled up to the longest one, and a mask over keys alone, (n_segment, 1, 1, length), hides what is filled."""
+    places, mask, back = g.once(("padded", spans), lambda: _places(g, spans))
+    rows = [g.Gather(x, places, axis=0) for x in (q, k, v)]  # (n_segment, length, n_head · d)
+    q_heads, k_heads, v_heads = (g.Transpose(g.Reshape(x, [0, 0, n_head, -1]), perm=[0, 2, 1, 3]) for x in rows)
+    seen = _heads(g, q_heads, k_heads, v_heads, scale, mask)
+    return g.Gather(g.Reshape(seen, g.Concat([-1], g.Slice(g.Shape(q), [1], [2]), axis=0)), back, axis=0)
+
+
+def _heads(g: Graph, q: Value, k: Value, v: Value, scale: float, mask: Value | None = None) -> Value:
+    """(count, n_head, length, d) each → (count, length, n_head, d); runtimes know this form and fuse it."""
+    scores = g.MatMul(g.Mul(q, scale), g.Transpose(k, perm=[0, 1, 3, 2]))
+    shares = g.Softmax(scores if mask is None else g.Add(scores, mask), axis=-1)
+    return g.Transpose(g.MatMul(shares, v), perm=[0, 2, 1, 3])
+
+
+def _places(g: Graph, spans: Value) -> tuple[Value, Value, Value]:
+    """Of segments side by side: which row stands where (n_segment, length), the mask, and where each row went (n,).
+
+    A place that is filled up holds the last row of its segment.
+    """
+    counts, lengths = (g.Gather(spans, i, axis=1) for i in (0, 1))
+    segment = g.Unsqueeze(g.Range(0, g.ReduceSum(counts, keepdims=0), 1), [1])  # (n_segment, 1)
+    span = g.ReduceSum(g.Cast(g.GreaterOrEqual(segment, g.CumSum(counts, 0)), to=_INT64), [1], keepdims=1)
+    length = g.Gather(lengths, span)  # (n_segment, 1)
+    start = g.Sub(g.CumSum(length, 0), length)
+    column = g.Unsqueeze(g.Range(0, g.ReduceMax(lengths, keepdims=0), 1), [0])  # (1, length)
+    held = g.Less(column, length)
+    places = g.Add(start, g.Min(column, g.Sub(length, 1)))
+    mask = g.Unsqueeze(g.Where(held, 0.0, _HIDDEN), [1, 2])
+    return places, mask, g.Squeeze(g.NonZero(g.Reshape(held, [-1])), [0])
 
 
 def _blocked(g: Graph, q: Value, k: Value, v: Value, start: int, span: tuple[int, int], n_head: int, scale: float) -> Value:

@@ -10,13 +10,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import sys
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from diptych.errors import FileError
-from diptych.files import whole_file
+from diptych.files import home, whole_file
 
 
 @dataclass(frozen=True)
@@ -77,15 +76,6 @@ class Removed:
     files: int
     size: int
     kept: tuple[str, ...]
-
-
-def home() -> Path:
-    """Diptych's own folder: DIPTYCH_HOME, or `diptych` in the user's cache folder."""
-    if given := os.environ.get("DIPTYCH_HOME"):
-        return Path(given).expanduser()
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "diptych"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "diptych"
 
 
 def listed() -> list[Download]:

@@ -49,6 +49,7 @@ class MtmdHalf:
         """
         self._options, self._mmproj = options, mmproj.read(path)
         limits = self._limits()
+        self.arithmetic: Mapping[str, str] = {"precision": "the file's", "runtime": "libmtmd"}
         self._stand_in = None
         if text is None:
             text = self._stand_in = stand_in(self._mmproj.n_embd, self._mmproj.n_pos)

@@ -25,6 +25,7 @@ from diptych.verify.ours import Ours, positions_of
 from diptych.verify.side import MEDIA, Side
 from diptych.weights import open_gguf
 
+_ARITHMETIC = {"f16": "F16", "bf16": "BF16", "int8": "Q8_0"}
 QUESTION = "What does it say?"
 ANY_SIZE = {"min_pixels": 1, "max_pixels": 1 << 30}  # libmtmd is to take a picture at the size it comes in
 SIZES = ((448, 224), (230, 410), (640, 480))  # of the pictures made when none is named
@@ -51,10 +52,13 @@ def verify(
 
     libmtmd reads the same mmproj, and gets each picture at the size our half sees it at: it stretches pictures in
     another way than the processors of Hugging Face do. transformers reads the checkpoint and prepares pictures itself.
+    Our half computes in f32 unless another precision is asked for, which `auto` is not.
     Raises InputError when there is nothing to compare with, FileError and its kind for files that cannot be used,
     MediaError for pictures.
     """
-    bounds = bounds_of(deployment.mmproj, deployment.text)
+    if options.precision == "auto":
+        options = options.model_copy(update={"precision": "f32"})
+    bounds = bounds_of(deployment.mmproj, deployment.text, options.precision)
     with ExitStack() as stack:
         text = stack.enter_context(TextModel.load(deployment.text, options)) if deployment.text else None
         half = stack.enter_context(closing(open_half(deployment, options, text)))
@@ -75,10 +79,15 @@ def verify(
                 yield from compared(name, "transformers", *sides, bounds.transformers, bounds.lead)
 
 
-def bounds_of(mmproj: Path | None, text: Path | None) -> Bounds:
-    """The bounds by the types of both halves, f16 where there is no mmproj to tell; the coarser counts for the answer."""
+def bounds_of(mmproj: Path | None, text: Path | None, precision: str = "f32") -> Bounds:
+    """The bounds by the types of both halves, f16 where there is no mmproj to tell; the coarser counts for the answer.
+
+    Arithmetic of a `precision` is as coarse as a file of its type, int8 as Q8_0.
+    """
     media, words = _type(mmproj) if mmproj else "F16", _type(text) if text else "F32"
     order = list(ROWS)
+    if media in order:
+        media = max(media, _ARITHMETIC.get(precision, "F32"), key=order.index)
     known = media in order and words in order
     return Bounds(
         ROWS.get(media, ROWS["Q8_0"]),
