@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import resource
 import statistics
@@ -153,7 +154,9 @@ def measure_diptych(tower: Path, size: int, runs: int, threads: int) -> dict[str
     from diptych.types import Media, MediaSettings
 
     start = time.perf_counter()
-    half = open_half(tower, Options(threads=threads))
+    half = open_half(
+        tower, Options(threads=threads, precision=os.environ.get("PREC", "auto"), media_runtime=os.environ.get("RT", "auto"))
+    )
     load = time.perf_counter() - start
     media = Media("image", picture(size), b"")
 

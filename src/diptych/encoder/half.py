@@ -42,6 +42,8 @@ class FamilyHalf:
             "precision": self.choice.precision, "runtime": self.choice.runtime, **providers,
         }  # fmt: skip
         self._sessions = {kind: load(family, kind, options, self.choice, trace) for kind in family.piece_kinds}
+        if self.choice.runtime == "openvino":
+            self.warm_up()  # it rearranges the weights in the first run, which takes less memory with a small picture
 
     def preprocess(self, media: Media, settings: MediaSettings) -> list[MediaChunk]:
         """Media → chunks with their pieces."""

@@ -34,7 +34,7 @@ def load(family: Family, kind: str, options: Options, choice: Choice, trace: Tra
 
 def _in_place(family: Family, kind: str, options: Options, choice: Choice, trace: Trace) -> OrtSession:
     """ONNX Runtime over weights that stay in the file they come from, mapped into memory."""
-    graph = Graph(family.weights, unpack=True, int8=choice.precision == "int8", wide=family.wide)
+    graph = Graph(family.weights, unpack=True, products=choice.precision, wide=family.wide)
     family.graph(graph, kind)
     folder = next((s.tensor.place[0].resolve().parent for s in graph.stored.values() if s.tensor and s.tensor.place), None)
     places: dict[str, Place] = {}

@@ -9,12 +9,14 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from diptych.encoder.mapped import released
 from diptych.encoder.precision import Precision
 from diptych.errors import EngineError, FileError, MissingExtra
 from diptych.options import Options
@@ -23,7 +25,7 @@ from diptych.trace import OFF, Trace
 if TYPE_CHECKING:
     import openvino
 
-GROUP = 64  # activations to a scale in int8 products; the fastest at 675 million weights, see docs/performance.md
+GROUP = 128  # activations to a scale in int8 products; the fastest at 675 million weights, see docs/performance.md
 _MAX_RUNS = 64  # whose operators a trace gets
 _LANE = "encoder operators"
 _EXTRA = "OpenVINO runs the media half in bf16, f16 and, fastest, int8, and is not installed: pip install 'diptych[openvino]'"
@@ -55,8 +57,10 @@ class OpenVinoSession:
             raise EngineError(
                 f"this CPU computes in {found} where precision {precision} needs {asked}; choose another --precision"
             )
+        self._weights = model.with_name("weights.bin").resolve()
         self._outputs = {name: i for i, port in enumerate(compiled.outputs) for name in port.names}
         self._lock = threading.Lock()
+        self._packed = False  # weights are rearranged in the first run, into memory of OpenVINO's own
         self._trace, self._runs_left = trace, _MAX_RUNS if trace.ops else 0
 
     def run(self, feed: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
@@ -78,7 +82,9 @@ class OpenVinoSession:
                 raise EngineError("the media half is closed; load it again before using it")
             start = time.perf_counter()
             try:
-                self._request.infer(dict(feed), share_inputs=True)
+                with nullcontext() if self._packed else released(self._weights):
+                    self._request.infer(dict(feed), share_inputs=True)
+                self._packed = True
                 found = [np.array(self._request.get_output_tensor(i).data, np.float32) for i in outputs]
             except Exception as error:
                 raise EngineError(f"OpenVINO could not run the media half: {_line(error)}") from error

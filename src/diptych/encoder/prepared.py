@@ -83,7 +83,7 @@ def _folder(entry: Path | None) -> Path:
 
 
 def _write(family: Family, kind: str, precision: Precision, folder: Path) -> None:
-    graph = Graph(family.weights, unpack=True, portable=True, int8=precision == "int8", wide=family.wide)
+    graph = Graph(family.weights, unpack=True, portable=True, products=precision, wide=family.wide)
     family.graph(graph, kind)
     with (folder / DATA).open("wb") as out:
         places = {name: _stored(out, stored) for name, stored in graph.stored.items()}

@@ -17,7 +17,7 @@ import math
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import onnx_ir as ir
@@ -36,6 +36,7 @@ FLOATS = {"F32": ir.DataType.FLOAT, "F16": ir.DataType.FLOAT16, "BF16": ir.DataT
 
 Value = ir.Value
 Operand = Value | int | float | bool | Sequence[int] | Sequence[float] | NDArray[Any] | None
+Products = Literal["f32", "bf16", "f16", "int8"]
 Place = tuple[str, int]  # file, as the ONNX file names it, and offset
 
 
@@ -59,8 +60,9 @@ class Graph:
 
     Layers of a `portable` graph keep to ONNX's own ops, for any runtime and execution provider, and a static one is
     portable; in others they take ONNX Runtime's where those are faster. `unpack` makes quantised weights float32 once;
-    ONNX Runtime would do so in every run, which takes 6 s at 675 million. `int8` keeps the matrices of linear layers as
-    int8 with a scale for each row, but for those whose names begin as one of `wide`.
+    ONNX Runtime would do so in every run, which takes 6 s at 675 million. `products` is the type linear layers keep their
+    matrices in: `f32` takes them as they come, `int8` is with a scale for each row, and not for those whose names begin
+    as one of `wide`.
     """
 
     def __init__(
@@ -70,7 +72,7 @@ class Graph:
         *,
         unpack: bool = False,
         portable: bool = False,
-        int8: bool = False,
+        products: Products = "f32",
         wide: tuple[str, ...] = (),
     ) -> None:
         self.stored: dict[str, Stored] = {}
@@ -78,7 +80,7 @@ class Graph:
         self.portable = portable or self.static
         self._weights = weights
         self._unpack = unpack
-        self._int8, self._wide = int8, wide
+        self._products, self._wide = products, wide
         self._made: dict[Hashable, tuple[Value, ...]] = {}
         self._fixed = fixed or {}
         self._inputs: list[Value] = []
@@ -89,6 +91,7 @@ class Graph:
         self._initializers: dict[str, Value] = {}
         self._constants: dict[tuple[str, tuple[int, ...], bytes], Value] = {}
         self._float32: dict[str, Value] = {}
+        self._matrices: dict[str, Value] = {}
         self._scopes: list[str] = []
         self._names: dict[str, int] = {}
 
@@ -129,18 +132,18 @@ class Graph:
         return self._float32[name]
 
     def matrix(self, name: str) -> Value:
-        """The weight (out, in) of a linear layer, as float32: kept in the type it has, or as int8 where that was asked for.
+        """The weight (out, in) of a linear layer in the type of its products: bfloat16 or float16, else float32.
 
         Raises FileError when the file has no such tensor.
         """
         tensor = self._tensor(name)
-        if not self._int8 or len(tensor.shape) != 2 or name.startswith(self._wide):
+        if self._products == "f32" or len(tensor.shape) != 2 or (self._products == "int8" and name.startswith(self._wide)):
             return self.weight(name)
-        if name not in self._float32:
+        if name not in self._matrices:
             inside, self._nodes = self._nodes, self._top
-            self._float32[name] = self._by_row(tensor)
+            self._matrices[name] = self._by_row(tensor) if self._products == "int8" else self._narrow(tensor)
             self._nodes = inside
-        return self._float32[name]
+        return self._matrices[name]
 
     def once(self, key: Hashable, make: Callable[[], tuple[Value, ...]]) -> tuple[Value, ...]:
         """What `make` records, which is recorded the first time only: values that many layers share."""
@@ -261,6 +264,11 @@ class Graph:
         halves = self._store(f"{tensor.name}.scale", ir.DataType.FLOAT16, (*outer, n_in // Q8_0_BLOCK), scales)
         scale = self._named(tensor.name, "Cast", halves, to=ir.DataType.FLOAT)
         return self._named(tensor.name, "DequantizeLinear", values, scale, axis=len(outer), block_size=Q8_0_BLOCK)
+
+    def _narrow(self, tensor: Tensor) -> Value:
+        """bfloat16 or float16 (out, in). There is no float32 in the graph that a runtime might unpack it to."""
+        dtype = ir.DataType.BFLOAT16 if self._products == "bf16" else ir.DataType.FLOAT16
+        return self._store(tensor.name, dtype, tensor.shape, lambda: tensor.float32().astype(dtype.numpy()))
 
     def _by_row(self, tensor: Tensor) -> Value:
         """int8 (out, in) and a float32 scale (out,) a row."""

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from diptych.graph.graph import Graph, Value
 
 MICROSOFT = "com.microsoft"  # ONNX Runtime's own ops
-_INT64 = 7  # ONNX's number of the type
+_FLOAT, _INT64 = 1, 7  # ONNX's numbers of the types
 _HIDDEN = -1e30  # what is added to the score of a key that is not to be seen; bfloat16 has it too
 QUERY_BLOCK = 1024  # rows; at 5,476 patches as fast as all at once, in a third of the memory
 
@@ -22,7 +22,12 @@ def linear(g: Graph, x: Value, name: str) -> Value:
     """x (n, in) → x Wᵀ + b (n, out). The weight is read as it lies, (out, in); an absent bias is not added."""
     with g.scope(name):
         bias = [g.weight(f"{name}.bias")] if g.has(f"{name}.bias") else []
-        return g.Gemm(x, g.matrix(f"{name}.weight"), *bias, transB=1)
+        weight = g.matrix(f"{name}.weight")
+        if weight.dtype in (None, _FLOAT):
+            return g.Gemm(x, weight, *bias, transB=1)
+        # a Gemm would do, but OpenVINO then keeps the weights twice
+        rows = g.Cast(g.MatMul(g.Cast(x, to=int(weight.dtype)), g.Transpose(weight, perm=[1, 0])), to=_FLOAT)
+        return g.Add(rows, *bias) if bias else rows
 
 
 def layer_norm(g: Graph, x: Value, name: str, eps: float) -> Value:
