@@ -1,13 +1,13 @@
 """What the benchmarks share: towers of random weights, and sides that take turns, each measurement a process of its own.
 
-As a program it is one such process: `python benchmarks/measure.py diptych TOWER --size 504 --runs 2 --threads 2`.
+As a program it is one such process: `python benchmarks/measure.py diptych:int8 TOWER --size 504 --runs 2 --threads 2`.
+A side is `libmtmd`, or `diptych:PRECISION`, or `diptych:PRECISION:RUNTIME`.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
 import resource
 import statistics
@@ -81,60 +81,75 @@ def qwen2vl(name: str, n_layer: int, n_embd: int, n_head: int, n_out: int) -> To
 def add_arguments(parser: argparse.ArgumentParser, size: int) -> None:
     """The arguments every benchmark has."""
     parser.add_argument("--size", type=int, default=size, help=f"pixels a side, a multiple of {UNIT}")
-    parser.add_argument("--type", choices=("f16", "f32"), default="f16", help="type of the file's weights")
     parser.add_argument("--rounds", type=int, default=2, help="processes of each side")
     parser.add_argument("--runs", type=int, default=2, help="timed runs in each process")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--cache", default="/var/tmp/diptych-bench", help="folder the towers are kept in")
 
 
-def made(tower: Tower, args: argparse.Namespace) -> Path:
-    """The tower's file, made if the cache has none."""
-    path = Path(args.cache) / f"{tower.name}-{args.type}.gguf"
+def made(tower: Tower, args: argparse.Namespace, type: str = "F16") -> Path:
+    """The tower's file in a type of GGUF's, made if the cache has none."""
+    path = Path(args.cache) / f"{tower.name}-{type.lower()}.gguf"
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists():
         print(f"making {path}", flush=True)
-        write(path, tower, np.dtype(np.float16 if args.type == "f16" else np.float32))
+        write(path, tower, type)
     return path
 
 
-def write(path: Path, tower: Tower, dtype: np.dtype[Any]) -> None:
-    """Random weights, one tensor at a time."""
-    from gguf import GGMLQuantizationType
+def write(path: Path, tower: Tower, type: str = "F16") -> None:
+    """Random weights, one tensor at a time; those with one axis are float32, kernels of patches at least float16."""
+    import gguf
 
     from diptych.weights import Tensor, Weights, write_gguf
 
     rng = np.random.default_rng(0)
+    wanted = gguf.GGMLQuantizationType[type]
 
-    def values(name: str, shape: tuple[int, ...], type: np.dtype[Any]) -> np.ndarray:
+    def values(name: str, shape: tuple[int, ...], kind: gguf.GGMLQuantizationType) -> np.ndarray:
         spread = np.prod(shape[1:]) ** -0.5 if len(shape) > 1 else 0.02
         middle = name.removesuffix(".weight") in tower.norms
-        return (rng.standard_normal(shape, np.float32) * spread + middle).astype(type)
+        return gguf.quants.quantize(rng.standard_normal(shape, np.float32) * spread + middle, kind)
 
     tensors = {}
     for name, shape in tower.shapes().items():
-        type = dtype if len(shape) > 1 else np.dtype(np.float32)
-        kind = GGMLQuantizationType.F16 if type == np.float16 else GGMLQuantizationType.F32
-        tensors[name] = Tensor(name, shape, kind, lambda name=name, shape=shape, type=type: values(name, shape, type))
+        kind = gguf.GGMLQuantizationType.F32 if len(shape) == 1 else wanted
+        if len(shape) > 2 and kind not in (gguf.GGMLQuantizationType.F32, gguf.GGMLQuantizationType.F16):
+            kind = gguf.GGMLQuantizationType.F16
+        tensors[name] = Tensor(name, shape, kind, lambda name=name, shape=shape, kind=kind: values(name, shape, kind))
     write_gguf(path, Weights({**tower.common, **tower.metadata}, tensors))
 
 
-def turns(sides: Mapping[str, tuple[str, Path]], args: argparse.Namespace) -> dict[str, float]:
-    """Measure sides, label → (name of a measure, tower), in turns; the median seconds of each.
+@dataclass
+class Figures:
+    """What was measured of a side: seconds of its runs, the most memory in GB, and the seconds each process took to load."""
+
+    times: list[float] = field(default_factory=list)
+    peaks: list[float] = field(default_factory=list)
+    loads: list[float] = field(default_factory=list)
+
+    @property
+    def seconds(self) -> float:
+        return statistics.median(self.times)
+
+
+def turns(sides: Mapping[str, tuple[str, Path]], args: argparse.Namespace, size: int = 0) -> dict[str, Figures]:
+    """Measure sides, label → (side, tower), in turns, each time in a process of its own.
 
     All must make the same number of tokens.
     """
-    print(f"{processor()}, {args.threads} threads; {args.size}×{args.size}, {args.type} file", flush=True)
-    times: dict[str, list[float]] = {label: [] for label in sides}
+    size = size or args.size
+    print(f"{processor()}, {args.threads} threads; {size}×{size}", flush=True)
+    found = {label: Figures() for label in sides}
     for _ in range(args.rounds):
-        tokens = {label: report(label, side, tower, args, times[label]) for label, (side, tower) in sides.items()}
+        tokens = {label: report(label, side, tower, size, args, found[label]) for label, (side, tower) in sides.items()}
         assert len(set(tokens.values())) == 1, f"not the same number of tokens: {tokens}"
-    return {label: statistics.median(seconds) for label, seconds in times.items()}
+    return found
 
 
-def report(label: str, side: str, tower: Path, args: argparse.Namespace, times: list[float]) -> int:
-    """Measure one side in a process of its own, print and keep its times; the number of tokens it made."""
-    settings = [f"--{k}={getattr(args, k)}" for k in ("size", "runs", "threads")]
+def report(label: str, side: str, tower: Path, size: int, args: argparse.Namespace, figures: Figures) -> int:
+    """Measure one side in a process of its own, print and keep what was found; the number of tokens it made."""
+    settings = [f"--size={size}", *(f"--{k}={getattr(args, k)}" for k in ("runs", "threads"))]
     command = [sys.executable, __file__, side, str(tower), *settings]
     found = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
     each = ", ".join(f"{t:.2f}" for t in found["times"])
@@ -144,19 +159,21 @@ def report(label: str, side: str, tower: Path, args: argparse.Namespace, times: 
         f"peak {found['peak'] / 1024:.2f} GB)",
         flush=True,
     )
-    times += found["times"]
+    figures.times += found["times"]
+    figures.peaks.append(found["peak"] / 1024)
+    figures.loads.append(found["load"])
     return int(found["tokens"])
 
 
-def measure_diptych(tower: Path, size: int, runs: int, threads: int) -> dict[str, object]:
+def measure_diptych(tower: Path, size: int, runs: int, threads: int, arithmetic: str) -> dict[str, object]:
     from diptych.encoder.half import open_half
     from diptych.options import Options
     from diptych.types import Media, MediaSettings
 
+    precision, _, runtime = arithmetic.partition(":")
+    asked = {"threads": threads, "precision": precision or "auto", "media_runtime": runtime or "auto"}
     start = time.perf_counter()
-    half = open_half(
-        tower, Options(threads=threads, precision=os.environ.get("PREC", "auto"), media_runtime=os.environ.get("RT", "auto"))
-    )
+    half = open_half(tower, Options.model_validate(asked))
     load = time.perf_counter() - start
     media = Media("image", picture(size), b"")
 
@@ -175,9 +192,6 @@ def measure_libmtmd(tower: Path, size: int, runs: int, threads: int) -> dict[str
     model = Mtmd(tower, max_tokens=(size // UNIT) ** 2, n_threads=threads)
     load = time.perf_counter() - start
     return timed(lambda: len(model.encode(picture(size))[0]), runs, load)
-
-
-MEASURES = {"diptych": measure_diptych, "libmtmd": measure_libmtmd}
 
 
 def timed(encode: Callable[[], int], runs: int, load: float) -> dict[str, object]:
@@ -207,12 +221,17 @@ def processor() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("side", choices=tuple(MEASURES))
+    parser.add_argument("side")
     parser.add_argument("tower", type=Path)
     for name in ("size", "runs", "threads"):
         parser.add_argument(f"--{name}", type=int, required=True)
     args = parser.parse_args()
-    print(json.dumps(MEASURES[args.side](args.tower, args.size, args.runs, args.threads)))
+    name, _, arithmetic = args.side.partition(":")
+    if name == "libmtmd":
+        found = measure_libmtmd(args.tower, args.size, args.runs, args.threads)
+    else:
+        found = measure_diptych(args.tower, args.size, args.runs, args.threads, arithmetic)
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":

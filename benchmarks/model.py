@@ -25,7 +25,7 @@ def made(cache: Path) -> tuple[Path, Path]:
     text, mmproj = cache / "bench-text-q8_0.gguf", cache / "bench-mmproj.gguf"
     cache.mkdir(parents=True, exist_ok=True)
     if not mmproj.exists():
-        write(mmproj, qwen2vl("serve", TOWER_LAYERS, TOWER_EMBD, TOWER_HEADS, N_EMBD), np.dtype(np.float16))
+        write(mmproj, qwen2vl("serve", TOWER_LAYERS, TOWER_EMBD, TOWER_HEADS, N_EMBD))
     if not text.exists():
         from diptych.llama.quantize import quantize
 

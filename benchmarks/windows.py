@@ -2,7 +2,7 @@
 
     python benchmarks/windows.py --cache /var/tmp/diptych-bench --size 1036
 
-Diptych at f32 against libmtmd. The towers (random weights; f16 1.4 GB each) are made once in the cache folder.
+Diptych against libmtmd. The towers (random weights; f16 1.4 GB each) are made once in the cache folder.
 `--layers 8` is a quarter of them, one of which sees the whole picture, as one in eight does in the whole. Each measurement
 is a process of its own: it loads, encodes once to warm up, then `--runs` times. The four take turns.
 """
@@ -21,19 +21,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_arguments(parser, size=1036)
     parser.add_argument("--layers", type=int, default=32)
+    parser.add_argument("--precision", default="f32")
     args = parser.parse_args()
     if args.size % UNIT:
         parser.error(f"--size {args.size} is not a multiple of {UNIT}")
     windows, whole = (made(qwen25vl(args.layers, every), args) for every in (EVERY, 0))
-    seconds = turns(
+    found = turns(
         {
-            "diptych": ("diptych", windows),
+            "diptych": (f"diptych:{args.precision}", windows),
             "libmtmd": ("libmtmd", windows),
-            "diptych, no windows": ("diptych", whole),
+            "diptych, no windows": (f"diptych:{args.precision}", whole),
             "libmtmd, no windows": ("libmtmd", whole),
         },
         args,
     )
+    seconds = {label: figures.seconds for label, figures in found.items()}
     ours, theirs = seconds["diptych"], seconds["libmtmd"]
     print(f"median: diptych {ours:.2f} s, libmtmd {theirs:.2f} s, {theirs / ours:.2f} times as fast")
     for side in ("diptych", "libmtmd"):
