@@ -93,6 +93,9 @@ class Options(BaseSettings):
     encode_cache_mib: Annotated[
         int, Field(ge=0, description="Memory for encoded pictures, in MiB, so that none is encoded twice; 0 keeps none.")
     ] = 512
+    encode_disk_mib: Annotated[
+        int, Field(ge=0, description="Disk for encoded pictures, in MiB, which are there at the next start too; 0 keeps none.")
+    ] = 1024
     warmup: Annotated[bool, Field(description="Run both halves once while loading, so that the first answer is not slower.")] = (
         False
     )

@@ -47,9 +47,10 @@ TEXT = (
     "chat_template", "chat_template_file",
 )  # fmt: skip
 TRACE = ("trace", "trace_ops")
-SHARED = ("n_parallel", "kv_unified", "prefill_chunk", "max_queue", "encode_cache_mib", "embeddings", "pooling")
+CACHES = ("encode_cache_mib", "encode_disk_mib")
+SHARED = ("n_parallel", "kv_unified", "prefill_chunk", "max_queue", *CACHES, "embeddings", "pooling")
 SERVER = tuple(name for name in ServerOptions.model_fields if name not in Options.model_fields)
-PANELS = {"Media half": (*MEDIA, "encode_cache_mib"), "Server": SERVER, "Text half and machine": tuple(Options.model_fields)}
+PANELS = {"Media half": (*MEDIA, *CACHES), "Server": SERVER, "Text half and machine": tuple(Options.model_fields)}
 
 
 def with_options(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:

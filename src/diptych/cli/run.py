@@ -26,7 +26,7 @@ Audio = Annotated[
 ]
 
 
-@with_options(*flags.TEXT, *flags.MEDIA, *flags.TRACE)
+@with_options(*flags.TEXT, *flags.MEDIA, "encode_disk_mib", *flags.TRACE)
 @with_sampling
 def command(
     deployment: model.Name = None,
