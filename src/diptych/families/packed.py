@@ -259,13 +259,19 @@ def check_aspect(width: int, height: int) -> None:
 
 
 def patchify(image: NDArray[np.uint8], patch: int, merge: int, n_frames: int, levels: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(height, width, 3) levels → (n_patch, 3 · n_frames · patch²), the patches of a merged cell one after the other."""
+    """(height, width, 3) levels → (n_patch, 3 · n_frames · patch²), the patches of a merged cell one after the other.
+
+    A row of cells at a time, so that little more memory is taken than what is given back.
+    """
     height, width, _ = image.shape
-    y, x = height // (patch * merge), width // (patch * merge)
-    cells = image.reshape(y, merge, patch, x, merge, patch, 3).transpose(0, 3, 1, 4, 6, 2, 5)
-    pixels = levels[cells, np.arange(3)[:, None, None]]  # (y, x, merge, merge, 3, patch, patch)
-    frames = np.repeat(pixels.reshape(-1, 3, 1, patch**2), n_frames, axis=2)
-    return frames.reshape(len(frames), -1)
+    y, x, n = height // (patch * merge), width // (patch * merge), merge**2
+    rows = image.reshape(y, merge, patch, x, merge, patch, 3).transpose(0, 3, 1, 4, 6, 2, 5)
+    out = np.empty((y, x * n, 3, n_frames, patch**2), np.float32)
+    for row, patches in zip(rows, out, strict=True):
+        pixels = row.reshape(x * n, 3, patch**2)
+        for channel in range(3):
+            patches[:, channel] = levels[:, channel].take(pixels[:, channel])[:, None]
+    return out.reshape(y * x * n, -1)
 
 
 def processed(
