@@ -87,9 +87,13 @@ class Options(BaseSettings):
     allow_absolute_paths: Annotated[
         bool, Field(description="A deployment's config.json may name files outside its directory.")
     ] = False
+    encode_max_tokens: Annotated[
+        int, Field(ge=1, description="Most media tokens that one run of the encoder makes; a larger picture goes alone.")
+    ] = 1024
     encode_max_patches: Annotated[
-        int, Field(ge=1, description="Most patches in one run of the encoder; a larger picture goes alone.")
-    ] = 16384
+        int | None,
+        Field(ge=1, description="Most patches in one run of the encoder; by default as many as are no slower than run by run."),
+    ] = None
     encode_cache_mib: Annotated[
         int, Field(ge=0, description="Memory for encoded pictures, in MiB, so that none is encoded twice; 0 keeps none.")
     ] = 512

@@ -20,6 +20,7 @@ import tiny
 from diptych import convert
 from diptych.encoder.encoder import Encoder, Encoding
 from diptych.encoder.half import FamilyHalf, open_half
+from diptych.encoder.limits import Limits
 from diptych.errors import EngineError, UnusableMedia
 from diptych.families.base import MediaHalf, Rows
 from diptych.options import Options
@@ -27,6 +28,7 @@ from diptych.trace import OFF, Trace, open_trace
 from diptych.types import Media, MediaChunk, MediaSettings, Piece
 
 TIMEOUT = 20  # seconds
+ALL = 1 << 20  # tokens: only patches are limited
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +75,7 @@ def start() -> Iterator[Callable[..., Encoder]]:
     made: list[Encoder] = []
 
     def start(half: Any, max_patches: int = 4096, cache_bytes: int = 0, trace: Trace = OFF) -> Encoder:
-        made.append(Encoder(half, max_patches, cache_bytes, trace))
+        made.append(Encoder(half, Limits(max_patches, ALL), cache_bytes, trace))
         return made[-1]
 
     yield start
@@ -232,7 +234,7 @@ def test_a_chunk_fails_once_when_both_its_pieces_do(half: MediaHalf, start: Call
 
 
 def test_closing_fails_what_waits_and_refuses_what_comes(half: MediaHalf, door: Door) -> None:
-    encoder = Encoder(door, 4096)
+    encoder = Encoder(door, Limits(4096, ALL))
     futures = [door.occupy(encoder, chunk(half, 0)), *(encoder.submit(chunk(half, seed)) for seed in (1, 2))]
     closing = threading.Thread(target=encoder.close)
     closing.start()

@@ -11,7 +11,8 @@ import pytest
 
 import tiny
 from diptych import convert
-from diptych.encoder.half import FamilyHalf, open_half, runs
+from diptych.encoder.half import FamilyHalf, open_half
+from diptych.encoder.limits import runs
 from diptych.errors import FileError, UnknownModel
 from diptych.families.base import Rows
 from diptych.families.qwen2vl import Qwen2VL

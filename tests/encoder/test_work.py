@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
+from diptych.encoder.limits import Limits
 from diptych.encoder.work import Encoding, Task, Work
 from diptych.types import Grid, MediaChunk, Piece
 
 ONE = 4  # patches of a piece
+ALL = 1 << 20  # tokens: only patches are limited
 
 
 def chunk(name: str, n_pieces: int = 1, kind: str = "image") -> MediaChunk:
@@ -24,7 +26,7 @@ def group(piece: Piece) -> str:
 
 def take(work: Work, max_patches: int = ONE) -> list[str]:
     """Take what goes in one run, do it, and name its pieces."""
-    tasks = work.take(group, max_patches)
+    tasks = work.take(group, Limits(max_patches, ALL))
     done(work, tasks)
     return [task.piece.key.decode().removesuffix("/0") for task in tasks]
 
@@ -49,7 +51,7 @@ def test_one_picture_does_not_wait_for_fifty_of_another_request() -> None:
     for i in range(50):
         work.add(chunk(f"many {i}"), "many", Encoding())
     assert take(work) == ["many 0"]
-    running = work.take(group, ONE)
+    running = work.take(group, Limits(ONE, ALL))
     work.add(chunk("one"), "one", Encoding())
     done(work, running)
     assert [running[0].piece.key, *map(str, take(work))] == [b"many 1/0", "one"]
@@ -123,7 +125,7 @@ def test_nobody_waits_longer_than_a_round(events: list[tuple[int, int] | None], 
             waited.setdefault(str(event[0]), 0)
             continue
         owners = {owner for job in work.jobs() for owner in job.owners}
-        tasks = work.take(group, room * ONE)
+        tasks = work.take(group, Limits(room * ONE, ALL))
         assert bool(tasks) == bool(owners)
         got = {task.job.owners[0] for task in tasks}
         waited = {owner: 0 if owner in got else waited[owner] + 1 for owner in owners}

@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from weakref import WeakValueDictionary
 
 from diptych.encoder.cache import Cache
-from diptych.encoder.rows import check_rows, fault, kept
+from diptych.encoder.limits import Limits
+from diptych.encoder.rows import check_rows, checked
 from diptych.encoder.work import Encoding, Job, Task, Work
 from diptych.errors import DiptychError, EngineError, UnusableMedia
 from diptych.families.base import MediaHalf, Rows
@@ -48,14 +49,14 @@ class Counters:
 
 
 class Encoder:
-    """Encodes chunks on its own thread, several in one run where they fit and have at most `max_patches` together.
+    """Encodes chunks on its own thread, several in one run where they fit within the limits together.
 
     The rows of those used last are kept, in at most `cache_bytes`.
     """
 
-    def __init__(self, half: MediaHalf, max_patches: int, cache_bytes: int = 0, trace: Trace = OFF) -> None:
+    def __init__(self, half: MediaHalf, limits: Limits, cache_bytes: int = 0, trace: Trace = OFF) -> None:
         self._half = half
-        self._max_patches = max_patches
+        self._limits = limits
         self._trace = trace
         self._work = Work()
         self._cache = Cache(cache_bytes)
@@ -144,7 +145,7 @@ class Encoder:
         """Pieces that go in one run; none once closed."""
         with self._changed:
             while not self._closed:
-                if tasks := self._work.take(self._half.batch_key, self._max_patches):
+                if tasks := self._work.take(self._half.batch_key, self._limits):
                     return tasks
                 self._changed.wait()
         return []
@@ -196,10 +197,8 @@ class Encoder:
             waiter.set_result(rows)
 
     def _joined(self, job: Job) -> Rows:
-        rows = self._half.join(job.chunk, [job.arrays[i] for i in range(len(job.arrays))])
-        if found := fault(rows, (job.chunk.n_tokens, self._half.n_embd)):
-            raise EngineError(f"the media half gave {found}; check the mmproj, or use precision f32")
-        rows = kept(rows)
+        joined = self._half.join(job.chunk, [job.arrays[i] for i in range(len(job.arrays))])
+        rows = checked(joined, job.chunk, self._half.n_embd)
         self._ours[id(rows)] = rows
         return rows
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from diptych import families
+from diptych.encoder.limits import limits, runs
 from diptych.encoder.load import load
 from diptych.encoder.precision import choose
 from diptych.families.base import Family, MediaHalf, Part, Rows
@@ -35,12 +36,12 @@ class FamilyHalf:
         self.n_embd = family.n_embd
         self.n_pos = family.n_pos
         self.placeholders: Mapping[MediaKind, tuple[str, ...]] = family.placeholders
-        self._max_patches = options.encode_max_patches
         self.choice = choose(options)
         providers = {"providers": ",".join(options.providers)} if self.choice.runtime == "onnxruntime" else {}
         self.arithmetic: Mapping[str, str] = {
             "precision": self.choice.precision, "runtime": self.choice.runtime, **providers,
         }  # fmt: skip
+        self._max_patches = limits(options, self.arithmetic).max_patches
         self._sessions = {kind: load(family, kind, options, self.choice, trace) for kind in family.piece_kinds}
         if self.choice.runtime == "openvino":
             self.warm_up()  # it rearranges the weights in the first run, which takes less memory with a small picture
@@ -103,17 +104,3 @@ def encoded(half: MediaHalf, chunks: Sequence[MediaChunk]) -> list[Rows]:
         made.update(zip(group, half.encode([pieces[i] for i in group]), strict=True))
     numbered = iter(range(len(pieces)))
     return [half.join(chunk, [made[next(numbered)] for _ in chunk.pieces]) for chunk in chunks]
-
-
-def runs(pieces: Sequence[Piece], max_patches: int) -> Iterator[list[Piece]]:
-    """Cut pieces, in order, into runs of at most `max_patches` patches; a larger piece goes alone."""
-    run: list[Piece] = []
-    total = 0
-    for piece in pieces:
-        if run and total + piece.n_patches > max_patches:
-            yield run
-            run, total = [], 0
-        run.append(piece)
-        total += piece.n_patches
-    if run:
-        yield run

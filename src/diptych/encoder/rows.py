@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from diptych.errors import UnusableMedia
+from diptych.errors import EngineError, UnusableMedia
 from diptych.families.base import Rows
 from diptych.types import MediaChunk
 
@@ -13,6 +13,13 @@ def check_rows(rows: Rows, chunk: MediaChunk, n_embd: int) -> None:
     """Raise UnusableMedia for rows of a client that are of the wrong shape, or such that would spoil a KV cache."""
     if found := fault(rows, (chunk.n_tokens, n_embd)):
         raise UnusableMedia(f"the embeddings of a picture are {found}; send those that this model's encoder gives")
+
+
+def checked(rows: Rows, chunk: MediaChunk, n_embd: int) -> Rows:
+    """The rows that a media half made of a chunk, to be kept. Raises EngineError for those that would spoil a KV cache."""
+    if found := fault(rows, (chunk.n_tokens, n_embd)):
+        raise EngineError(f"the media half gave {found}; check the mmproj, or use precision f32")
+    return kept(rows)
 
 
 def fault(rows: Rows, shape: tuple[int, int]) -> str | None:

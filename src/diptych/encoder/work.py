@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from itertools import count, zip_longest
 from typing import Literal
 
+from diptych.encoder.limits import Limits, Run
 from diptych.families.base import Rows
 from diptych.types import MediaChunk, Piece
 
@@ -53,6 +54,13 @@ class Task:
     def piece(self) -> Piece:
         return self.job.chunk.pieces[self.index]
 
+    @property
+    def n_tokens(self) -> int:
+        """Its share of the chunk's rows, by patches."""
+        chunk = self.job.chunk
+        total = sum(piece.n_patches for piece in chunk.pieces)
+        return -(-chunk.n_tokens * self.piece.n_patches // max(total, 1))
+
 
 class Work:
     """Jobs by chunk key, in the order they came. Not for several threads at once."""
@@ -88,19 +96,12 @@ class Work:
         """Take a job out."""
         del self._jobs[job.chunk.key]
 
-    def take(self, group: Callable[[Piece], Hashable], max_patches: int) -> list[Task]:
-        """The piece whose turn it is, and those of its group that fit beside it in `max_patches`; none when nothing waits."""
+    def take(self, batch_key: Callable[[Piece], Hashable], limits: Limits) -> list[Task]:
+        """The piece whose turn it is, and those that go in one run with it; none when nothing waits."""
         for owner in self._serving:
             self._served[owner] = next(self._clock)  # from the end of its run on, so that who came meanwhile goes first
-        out: list[Task] = []
-        kind, room = None, max_patches
-        for task in self._line():
-            n = task.piece.n_patches
-            if not out:
-                out, kind, room = [task], group(task.piece), room - n
-            elif n <= room and group(task.piece) == kind:
-                out.append(task)
-                room -= n
+        run = Run(batch_key, limits)
+        out = [task for task in self._line() if run.add((task.piece,), task.n_tokens)]
         self._serving = [*dict.fromkeys(owner for task in reversed(out) for owner in task.job.owners)][::-1]  # by last piece
         return out
 

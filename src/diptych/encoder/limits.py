@@ -1,0 +1,63 @@
+"""What goes in one run of the media half: pieces of one batch key, up to so many patches and tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from diptych.options import Options
+from diptych.types import Piece
+
+# Patches up to which a run of several pictures is not slower than a run of each, by runtime: measured by benchmarks/batch.py
+MOST_PATCHES: Mapping[str, int] = {"onnxruntime": 1024, "openvino": 1024}
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much goes in one run. What is first goes even where it is more."""
+
+    max_patches: int
+    max_tokens: int
+
+
+def limits(options: Options, arithmetic: Mapping[str, str]) -> Limits:
+    """What the options say; where they do not, what was measured for the runtime that a half's `arithmetic` names."""
+    measured = MOST_PATCHES.get(arithmetic.get("runtime", ""), min(MOST_PATCHES.values()))
+    return Limits(options.encode_max_patches or measured, options.encode_max_tokens)
+
+
+class Run:
+    """Pieces that go together, of the batch keys of those that came first."""
+
+    def __init__(self, batch_key: Callable[[Piece], Hashable], limits: Limits) -> None:
+        self.pieces: list[Piece] = []
+        self.n_patches = self.n_tokens = 0
+        self._batch_key, self._limits = batch_key, limits
+        self._keys: frozenset[Hashable] = frozenset()
+
+    def add(self, pieces: Sequence[Piece], n_tokens: int) -> bool:
+        """Take pieces that make `n_tokens` rows in all, or none where they do not fit."""
+        n_patches, n_tokens = self.n_patches + sum(piece.n_patches for piece in pieces), self.n_tokens + n_tokens
+        if self.pieces and (n_patches > self._limits.max_patches or n_tokens > self._limits.max_tokens):
+            return False
+        keys = frozenset(map(self._batch_key, pieces))
+        if self.pieces and not keys <= self._keys:
+            return False
+        self._keys = self._keys or keys
+        self.pieces += pieces
+        self.n_patches, self.n_tokens = n_patches, n_tokens
+        return True
+
+
+def runs(pieces: Sequence[Piece], max_patches: int) -> Iterator[list[Piece]]:
+    """Cut pieces, in order, into runs of at most `max_patches` patches; a larger piece goes alone."""
+    run: list[Piece] = []
+    total = 0
+    for piece in pieces:
+        if run and total + piece.n_patches > max_patches:
+            yield run
+            run, total = [], 0
+        run.append(piece)
+        total += piece.n_patches
+    if run:
+        yield run
