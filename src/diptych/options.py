@@ -94,6 +94,13 @@ class Options(BaseSettings):
         int | None,
         Field(ge=1, description="Most patches in one run of the encoder; by default as many as are no slower than run by run."),
     ] = None
+    encode_memory: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            description="Most memory the media half may take, weights and a run together, in MiB; what needs more is refused.",
+        ),
+    ] = None
     encode_cache_mib: Annotated[
         int, Field(ge=0, description="Memory for encoded pictures, in MiB, so that none is encoded twice; 0 keeps none.")
     ] = 512

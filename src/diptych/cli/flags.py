@@ -41,7 +41,7 @@ SPELLINGS: dict[str, tuple[str, ...]] = {
 MEDIA = (
     "media_backend", "min_pixels", "max_pixels", "precision", "media_runtime", "providers", "provider_options", "ep_libraries",
     "allow_absolute_paths", "image_min_tokens", "image_max_tokens", "media_max_pixels", "media_max_bytes", "media_max_seconds",
-    "encode_max_tokens", "encode_max_patches", "warmup",
+    "encode_max_tokens", "encode_max_patches", "encode_memory", "warmup",
 )  # fmt: skip
 TEXT = (
     "n_ctx", "n_batch", "n_ubatch", "threads", "n_gpu_layers", "cache_type_k", "cache_type_v", "flash_attn", "mmap", "mlock",
