@@ -42,6 +42,7 @@ TRANSFORMERS = 1e-5  # relative to the largest value: f32 on both sides, sums in
 LIBMTMD = 2e-3  # relative to the largest value: f16 tables for GELU and attention there
 
 
+RUNS = (("openvino", "f32"), ("openvino", "bf16"), ("openvino", "int8"), ("onnxruntime", "int8"))
 GATES = {"f32": 1 - 1e-6, "bf16": 0.9997, "int8": 0.998}  # least cosine of any row with that in f32
 
 
@@ -81,17 +82,18 @@ def check_family(
 
 
 def check_precisions(half: FamilyHalf, chunks: Sequence[MediaChunk], gates: Mapping[str, float] = GATES) -> None:
-    """In another arithmetic, by OpenVINO, no row turns further from that in f32 than its gate allows.
+    """In another arithmetic, by either runtime, no row turns further from that in f32 than its gate allows.
 
     All pieces go in at once, so that lattices of several sizes meet.
     """
     expected = rows_together(half, chunks)
-    for precision, gate in gates.items():
+    for runtime, precision in RUNS:
         if precision == "bf16" and not BF16 & cpu_features():
             continue
-        with closing(FamilyHalf(half.family, Options(precision=precision, media_runtime="openvino"))) as other:
+        with closing(FamilyHalf(half.family, Options(precision=precision, media_runtime=runtime))) as other:
             found = rows_together(other, [*chunks, *chunks[:1]])
-        assert least_cosine([*expected, expected[0]], found) >= gate, precision
+        cosine = least_cosine([*expected, expected[0]], found)
+        assert cosine >= gates[precision], (runtime, precision, cosine)
 
 
 def least_cosine(expected: Sequence[Rows], found: Sequence[Rows]) -> float:

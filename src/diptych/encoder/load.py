@@ -26,15 +26,17 @@ def load(family: Family, kind: str, options: Options, choice: Choice, trace: Tra
 
     Raises FileError when it cannot be loaded, EngineError or MissingExtra when the runtime cannot do what was chosen.
     """
-    if choice.runtime == "openvino":
-        with prepared(family, kind, choice.precision) as model:
+    if (choice.precision, choice.runtime) == ("f32", "onnxruntime"):
+        return _in_place(family, kind, options, trace)
+    with prepared(family, kind, choice.precision, choice.runtime) as model:
+        if choice.runtime == "openvino":
             return OpenVinoSession(model, options, choice.precision, choice.rest, trace)
-    return _in_place(family, kind, options, choice, trace)
+        return OrtSession(model, options, trace=trace)  # int8, which it packs: what is mapped of the file is let go
 
 
-def _in_place(family: Family, kind: str, options: Options, choice: Choice, trace: Trace) -> OrtSession:
-    """ONNX Runtime over weights that stay in the file they come from, mapped into memory."""
-    graph = Graph(family.weights, unpack=True, products=choice.precision, wide=family.wide)
+def _in_place(family: Family, kind: str, options: Options, trace: Trace) -> OrtSession:
+    """ONNX Runtime in f32, over weights that stay in the file they come from, mapped into memory."""
+    graph = Graph(family.weights, unpack=True)
     family.graph(graph, kind)
     folder = next((s.tensor.place[0].resolve().parent for s in graph.stored.values() if s.tensor and s.tensor.place), None)
     places: dict[str, Place] = {}

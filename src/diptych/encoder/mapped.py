@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 _EVERY = 0.05  # seconds
+_GONE = " (deleted)"  # what Linux puts behind the name of a file that is mapped and removed
 _DONTNEED = 4  # MADV_DONTNEED: forget the pages; of a mapped file they are read again when somebody looks
 
 
@@ -43,8 +44,9 @@ def release(path: Path) -> int:
         return 0
     total = 0
     for line in lines:
-        span, access, _offset, _device, _inode, *name = line.split(maxsplit=5)
-        if name != [os.fspath(path)] or "w" in access:  # a page written to is not the file's any more
+        span, access, _offset, _device, _inode, *names = line.split(maxsplit=5)
+        written = "w" in access  # a page written to is not the file's any more
+        if written or os.fspath(path) not in [name.removesuffix(_GONE) for name in names]:
             continue
         start, end = (int(text, 16) for text in span.split("-"))
         if ctypes.CDLL(None, use_errno=True).madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), _DONTNEED) == 0:

@@ -1,109 +1,175 @@
 """Media halves written out for a runtime that wants files: graph and weights in the cache, so that it is done once.
 
-An entry is a folder named by what it was made of: the content of the source, the family's graph, the form of the weights.
-It appears whole or not at all, and several processes may make the same one.
+An entry is a folder named by what decides its bytes: the content of the source, and the graph with the types and places of
+its weights. It appears whole or not at all, and several processes may make the same one.
 """
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import logging
 import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from importlib.metadata import version
+from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
 from diptych import files
 from diptych.encoder import content
-from diptych.encoder.precision import Precision
+from diptych.encoder.precision import Precision, Runtime
+from diptych.errors import FileError
 from diptych.families.base import Family
 from diptych.graph.graph import Graph, Place, Stored
 
 log = logging.getLogger(__name__)
 
 MODEL, DATA = "model.onnx", "weights.bin"
+_PART = ".part-"
 _ALIGN = 64  # bytes; runtimes use aligned weights where they lie in the file
 _KEPT = 90 * 86400  # seconds an entry stays that nobody uses
-_FORM = 1  # counts changes of how graphs and weights are written
+_ABANDONED = 86400  # seconds after which what is half written belongs to a process that died
+_FORM = 2  # counts changes of how the bytes of weights are made from those of the source
+
+
+@dataclass(frozen=True)
+class _Files:
+    """What the two files are to hold: the ONNX file's bytes, and weights with their offsets."""
+
+    model: bytes
+    weights: Mapping[str, Stored]
+    offsets: Mapping[str, int]
+
+    @property
+    def n_bytes(self) -> int:
+        return max((self.offsets[name] + stored.n_bytes for name, stored in self.weights.items()), default=0)
+
+    def write(self, folder: Path) -> None:
+        with (folder / DATA).open("wb") as out:
+            for name, stored in self.weights.items():
+                out.write(bytes(self.offsets[name] - out.tell()))
+                out.write(np.ascontiguousarray(stored.read()).view(np.uint8).data)
+            out.flush()
+            os.fsync(out.fileno())
+        (folder / MODEL).write_bytes(self.model)
+
+    def are_in(self, folder: Path) -> bool:
+        with suppress(OSError):
+            return (folder / DATA).stat().st_size == self.n_bytes and (folder / MODEL).read_bytes() == self.model
+        return False
 
 
 @contextmanager
-def prepared(family: Family, kind: str, precision: Precision) -> Iterator[Path]:
-    """The ONNX file of a family's graph for one kind of piece, portable, its weights in the type of `precision` beside it.
+def prepared(family: Family, kind: str, precision: Precision, runtime: Runtime) -> Iterator[Path]:
+    """The ONNX file of a family's graph for one kind of piece, its weights in the type of `precision` beside it.
 
     It stays valid inside the block. What has no file to be known by, or no place in the cache, is written to a temporary
-    folder. Raises FileError when a weight cannot be read.
+    folder. Raises FileError when a weight cannot be read, or there is no room for it anywhere.
     """
-    entry = _entry(family, kind, precision)
-    if entry is not None and _is_there(entry):
-        with suppress(OSError):
-            os.utime(entry)
+    made = _files(family, kind, precision, runtime)
+    entry = _entry(family, made.model)
+    if entry is not None and (_used(entry, made) or _kept(entry, made)):
         yield entry / MODEL
         return
-    part = _folder(entry)
-    try:
-        _write(family, kind, precision, part)
-        if entry is None:
-            yield part / MODEL
-            return
-        with suppress(OSError):  # another process was faster
-            part.rename(entry)
-        _tidy(entry)
-        yield entry / MODEL if _is_there(entry) else part / MODEL
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+    with _elsewhere(made) as folder:
+        yield folder / MODEL
 
 
-def _entry(family: Family, kind: str, precision: Precision) -> Path | None:
+def _files(family: Family, kind: str, precision: Precision, runtime: Runtime) -> _Files:
+    """OpenVINO takes a portable graph; ONNX Runtime has faster ops of its own."""
+    graph = Graph(family.weights, unpack=True, portable=runtime == "openvino", products=precision, wide=family.wide)
+    family.graph(graph, kind)
+    offsets, end = {}, 0
+    for name, stored in graph.stored.items():
+        offsets[name] = end + -end % _ALIGN
+        end = offsets[name] + stored.n_bytes
+    places: dict[str, Place] = {name: (DATA, offset) for name, offset in offsets.items()}
+    return _Files(graph.serialize(places), graph.stored, offsets)
+
+
+def _entry(family: Family, model: bytes) -> Path | None:
     """Where a media half's files are kept; None where its weights lie in no file."""
     places = [tensor.place for tensor in family.weights.tensors.values()]
     sources = sorted({place[0].resolve() for place in places if place})
     if not sources or None in places:
         return None
-    told = [_FORM, version("diptych"), type(family).__name__, kind, precision, *(content.sha256(path) for path in sources)]
-    return files.home() / "encoders" / hashlib.sha256("\n".join(map(str, told)).encode()).hexdigest()[:32]
+    told = [_FORM, hashlib.sha256(model).hexdigest(), *(content.sha256(path) for path in sources)]
+    # resolved, since ONNX Runtime refuses links
+    return files.home().absolute().resolve() / "encoders" / hashlib.sha256("\n".join(map(str, told)).encode()).hexdigest()[:32]
 
 
-def _folder(entry: Path | None) -> Path:
-    """A new folder to write to, beside the entry where that can be."""
-    if entry is not None:
+def _used(entry: Path, made: _Files) -> bool:
+    """Whether the entry is there and whole; if so it counts as used now."""
+    if not made.are_in(entry):
+        return False
+    with suppress(OSError):
+        os.utime(entry)
+    return True
+
+
+def _kept(entry: Path, made: _Files) -> bool:
+    """Make the entry; False where the cache does not take it."""
+    part = None
+    try:
+        entry.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        part = Path(tempfile.mkdtemp(prefix=_PART, dir=entry.parent))
+        made.write(part)
+        if not made.are_in(entry):  # or another process was faster
+            _remove(entry)
+            with suppress(OSError):
+                part.rename(entry)
+    except OSError as error:
+        log.warning("the encoder's weights are not kept for the next start: %s: %s", entry.parent, error.strerror or error)
+        return False
+    finally:
+        if part is not None:
+            shutil.rmtree(part, ignore_errors=True)
+    _tidy(entry)
+    return made.are_in(entry)
+
+
+@contextmanager
+def _elsewhere(made: _Files) -> Iterator[Path]:
+    """The files in a temporary folder; a runtime may go on reading what it has mapped when that is removed."""
+    try:
+        folder = Path(tempfile.mkdtemp(prefix="diptych-encoder-")).resolve()
+    except OSError as error:
+        raise FileError(f"there is no temporary folder for the encoder's weights: {error}; set TMPDIR") from error
+    try:
         try:
-            entry.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            return Path(tempfile.mkdtemp(prefix=".part-", dir=entry.parent))
+            made.write(folder)
         except OSError as error:
-            log.warning("the encoder's weights are not kept for the next start: %s: %s", entry.parent, error.strerror)
-    return Path(tempfile.mkdtemp(prefix="diptych-encoder-"))
-
-
-def _write(family: Family, kind: str, precision: Precision, folder: Path) -> None:
-    graph = Graph(family.weights, unpack=True, portable=True, products=precision, wide=family.wide)
-    family.graph(graph, kind)
-    with (folder / DATA).open("wb") as out:
-        places = {name: _stored(out, stored) for name, stored in graph.stored.items()}
-    (folder / MODEL).write_bytes(graph.serialize(places))
-
-
-def _stored(out: BinaryIO, stored: Stored) -> Place:
-    out.write(bytes(-out.tell() % _ALIGN))
-    start = out.tell()
-    out.write(np.ascontiguousarray(stored.read()).view(np.uint8).data)
-    return DATA, start
-
-
-def _is_there(entry: Path) -> bool:
-    return (entry / MODEL).is_file() and (entry / DATA).is_file()
+            raise FileError(
+                f"{made.n_bytes / 1e6:.0f} MB of the encoder's weights cannot be written to {folder.parent}: "
+                f"{error.strerror or error}; free some space, or set DIPTYCH_HOME or TMPDIR to where there is some"
+            ) from error
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        if folder.exists():  # Windows removes no file that is mapped
+            atexit.register(shutil.rmtree, folder, ignore_errors=True)
 
 
 def _tidy(entry: Path) -> None:
-    """Remove entries that nobody has used for long, and what broken processes left."""
-    for other in entry.parent.iterdir():
+    """Remove entries that nobody has used for long, and what killed processes left half written."""
+    with suppress(OSError):
+        for other in entry.parent.iterdir():
+            with suppress(OSError):
+                last = max(path.stat().st_mtime for path in (other, *other.iterdir()))
+                kept = _ABANDONED if other.name.startswith(_PART) else _KEPT
+                if other != entry and time.time() - last > kept:
+                    _remove(other)
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder that may be there, in one step for those who look for it; on Windows not while it is in use."""
+    with suppress(OSError):
+        gone = Path(tempfile.mkdtemp(prefix=_PART, dir=folder.parent))
         with suppress(OSError):
-            if other != entry and time.time() - other.stat().st_mtime > _KEPT:
-                shutil.rmtree(other, ignore_errors=True)
+            folder.rename(gone / folder.name)
+        shutil.rmtree(gone, ignore_errors=True)

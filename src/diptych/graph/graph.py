@@ -24,7 +24,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from diptych.errors import FileError
-from diptych.graph.int8 import rounded, row_scales
+from diptych.graph.int8 import int8, row_scales
 
 if TYPE_CHECKING:
     from diptych.weights import Tensor, Weights
@@ -137,13 +137,24 @@ class Graph:
         Raises FileError when the file has no such tensor.
         """
         tensor = self._tensor(name)
-        if self._products == "f32" or len(tensor.shape) != 2 or (self._products == "int8" and name.startswith(self._wide)):
+        if self._products == "f32" or len(tensor.shape) != 2 or self._stays_wide(name):
             return self.weight(name)
         if name not in self._matrices:
             inside, self._nodes = self._nodes, self._top
             self._matrices[name] = self._by_row(tensor) if self._products == "int8" else self._narrow(tensor)
             self._nodes = inside
         return self._matrices[name]
+
+    def columns(self, name: str) -> tuple[Value, Value] | None:
+        """The weight of a linear layer as ONNX Runtime's own int8 op takes it: int8 (in, out), a scale for each column (out,).
+
+        None where it is kept otherwise. Raises FileError when the file has no such tensor.
+        """
+        tensor = self._tensor(name)
+        if self.portable or self._products != "int8" or len(tensor.shape) != 2 or self._stays_wide(name):
+            return None
+        values, scales = self.once(("columns", name), lambda: self._by_column(tensor))
+        return values, scales
 
     def once(self, key: Hashable, make: Callable[[], tuple[Value, ...]]) -> tuple[Value, ...]:
         """What `make` records, which is recorded the first time only: values that many layers share."""
@@ -272,17 +283,19 @@ class Graph:
 
     def _by_row(self, tensor: Tensor) -> Value:
         """int8 (out, in) and a float32 scale (out,) a row."""
+        values = self._store(tensor.name, ir.DataType.INT8, tensor.shape, lambda: int8(tensor.float32()))
+        return self._named(tensor.name, "DequantizeLinear", values, self._row_scales(tensor), axis=0)
 
-        def scales() -> NDArray[Any]:
-            return row_scales(tensor.float32())
+    def _by_column(self, tensor: Tensor) -> tuple[Value, Value]:
+        """int8 (in, out) and a float32 scale (out,) a column."""
+        values = self._store(tensor.name, ir.DataType.INT8, tensor.shape[::-1], lambda: int8(tensor.float32()).T)
+        return values, self._row_scales(tensor)
 
-        def numbers() -> NDArray[Any]:
-            values = tensor.float32()
-            return rounded(values, row_scales(values))
+    def _row_scales(self, tensor: Tensor) -> Value:
+        return self._store(f"{tensor.name}.scale", ir.DataType.FLOAT, tensor.shape[:1], lambda: row_scales(tensor.float32()))
 
-        values = self._store(tensor.name, ir.DataType.INT8, tensor.shape, numbers)
-        scale = self._store(f"{tensor.name}.scale", ir.DataType.FLOAT, tensor.shape[:1], scales)
-        return self._named(tensor.name, "DequantizeLinear", values, scale, axis=0)
+    def _stays_wide(self, name: str) -> bool:
+        return self._products == "int8" and name.startswith(self._wide)
 
     def _store(
         self,

@@ -14,7 +14,7 @@ def row_scales(values: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.where(largest > 0, largest / np.float32(_MOST), np.float32(1)).astype(np.float32)
 
 
-def rounded(values: NDArray[np.float32], scales: NDArray[np.float32]) -> NDArray[np.int8]:
+def int8(values: NDArray[np.float32]) -> NDArray[np.int8]:
     """(out, in): the whole numbers nearest to the values over their row's scale."""
-    out: NDArray[np.int8] = np.rint(values / scales[:, None]).astype(np.int8)
+    out: NDArray[np.int8] = np.rint(values / row_scales(values)[:, None]).astype(np.int8)
     return out

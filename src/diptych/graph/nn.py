@@ -22,6 +22,9 @@ def linear(g: Graph, x: Value, name: str) -> Value:
     """x (n, in) → x Wᵀ + b (n, out). The weight is read as it lies, (out, in); an absent bias is not added."""
     with g.scope(name):
         bias = [g.weight(f"{name}.bias")] if g.has(f"{name}.bias") else []
+        if columns := g.columns(f"{name}.weight"):
+            (rows,) = g.op("DynamicQuantizeMatMul", x, *columns, None, *bias, domain=MICROSOFT)
+            return rows
         weight = g.matrix(f"{name}.weight")
         if weight.dtype in (None, _FLOAT):
             return g.Gemm(x, weight, *bias, transB=1)
