@@ -20,7 +20,7 @@ LAYERS = (
     ("backend",),
     ("prompt",),
     ("engine",),
-    ("verify", "server"),
+    ("verify", "bench", "server"),
     ("cli",),
 )
 SERVER = (
@@ -52,6 +52,7 @@ HOMES = {
     "huggingface_hub": ("hub/download.py",),
     "httpx2": ("hub/download.py",),
     "opentelemetry": ("server/observe/telemetry.py",),
+    "matplotlib": ("bench/chart.py",),
     "torch": ("verify/checkpoint.py",),
     "transformers": ("verify/checkpoint.py",),
 }

@@ -25,6 +25,7 @@ COMMANDS = {
     "list": "List the models that were downloaded, and the shipped reader.",
     "rm": "Remove a model that Diptych downloaded.",
     "verify": "Compare both halves with libmtmd and transformers, before you trust them.",
+    "bench": "Measure how fast a model is on this machine, and compare backends and precisions.",
     "doctor": "Show versions, hardware, what is missing and how to get it.",
 }
 HELP = """Run vision language models as two halves: text as GGUF in llama.cpp, media as ONNX on any execution provider.
