@@ -35,7 +35,7 @@ from diptych.engine.store import Store
 from diptych.errors import DiptychError, InputError, NotSupported, Unavailable
 from diptych.families.base import MediaHalf, Rows
 from diptych.llama.adjust import ends
-from diptych.llama.context import Context
+from diptych.llama.context import Context, default_threads
 from diptych.llama.model import TextModel
 from diptych.llama.sampler import default_sampling, warm_up
 from diptych.media.access import Access
@@ -49,7 +49,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 Image = str | Path | bytes | Source
 _N_FETCHERS = 16  # threads that wait for other machines, so that a slow one does not hold up who needs none
-_N_WORKERS = 2  # threads that decode pictures and render templates; more would only take cores from the halves
+_MAX_WORKERS = 4  # threads that decode pictures and render templates; more would only take cores from the halves
 _N_ASIDE = 4  # threads that embed and encode without generating; most of the time they wait for others
 
 
@@ -83,7 +83,13 @@ class Engine:
         with ExitStack() as stack:
             self._context = stack.enter_context(Context(text, options))
             self._encoder = self._open_encoder(half, stack)
-            self._preparation = Preparation(text, half, self._context, options, self._access, self._known, self._trace)
+            n_workers = min(max(2, default_threads() // 2), _MAX_WORKERS)
+            self._workers = ThreadPoolExecutor(n_workers, "diptych-worker")
+            stack.callback(self._workers.shutdown)
+            self._preparation = Preparation(
+                text, half, self._context, options, self._access, self._known, self._trace,
+                workers=self._workers, n_ahead=n_workers - 1,
+            )  # fmt: skip
             self.about: About = about(text, half, self._context, self._preparation.template.source)
             self._loop = Loop(text, self._context, self._encoder, options, self._trace)
             stack.callback(self._loop.close)
@@ -99,8 +105,6 @@ class Engine:
             if self._embedder:
                 stack.callback(self._embedder.close)
             self._gate = Gate(options.n_parallel, options.max_queue)
-            self._workers = ThreadPoolExecutor(_N_WORKERS, "diptych-worker")
-            stack.callback(self._workers.shutdown)
             self._fetchers = ThreadPoolExecutor(_N_FETCHERS, "diptych-fetch")
             stack.callback(self._fetchers.shutdown)
             self._resources = stack.pop_all()

@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Sequence as List
+from concurrent.futures import Executor
 from dataclasses import replace
 from typing import TypeVar
 
 from diptych import prompt
 from diptych.engine import wire
+from diptych.engine.ahead import Ahead
 from diptych.engine.answer import Answer, Clock, Emit
 from diptych.engine.catalogue import Catalogue, Known
 from diptych.engine.sequence import Sequence, Span, place
@@ -61,15 +63,20 @@ class Preparation:
         access: Access | None = None,
         known: Known = lambda _: None,
         trace: Trace = OFF,
+        *,
+        workers: Executor,
+        n_ahead: int,
     ) -> None:
         """`access` is what media parts may name, by default whatever this process may read; `known` gives rows that are
-        cached. Without a chat template in the options or the text half it is ChatML. Raises FileError for a template's
-        file that cannot be read."""
+        cached; `workers` prepare up to `n_ahead` pictures of a request beside the one its own thread prepares. Without a
+        chat template in the options or the text half it is ChatML. Raises FileError for a template's file that cannot be
+        read."""
         self.template = prompt.ChatTemplate(_template(options) or text.chat_template, text.bos, text.eos)
         self._text, self._half, self._options = text, half, options
         self._vocabulary = Vocabulary(text, context.n_ctx_slot)
         self._access, self._catalogue, self._trace = access or Access.local(options), Catalogue(known), trace
         self._n_ctx, self._n_ubatch = context.n_ctx_slot, context.n_ubatch
+        self._workers, self._n_ahead = workers, n_ahead
 
     def sequence(self, request: Request, emit: Emit, came: float, fetch_ms: float = 0.0) -> Sequence:
         """The sequence of a request that came at `came`, and whose media were fetched in `fetch_ms`.
@@ -111,18 +118,24 @@ class Preparation:
         return replace(request, messages=messages, prompt=request.prompt and tuple(map(part, request.prompt)))
 
     def chunks(self, request: Request) -> list[Chunk]:
-        """The prompt of a request. Raises as `sequence` does; no more media are looked at than the context holds."""
+        """The prompt of a request. Raises as `sequence` does; no more media are looked at than the context holds, but for
+        those begun ahead."""
         settings, n = self.settings(request.media), 0
+
+        def prepared(source: Source) -> list[MediaChunk]:
+            with self._trace.span("picture" if source.kind == "image" else source.kind, request=request.id):
+                return self.media_chunks(source, settings, request.scope)
 
         def chunks_of(source: Source) -> list[MediaChunk]:
             nonlocal n
-            found = self.media_chunks(source, settings, request.scope)
+            found = side_by_side(source)
             n += sum(chunk.n_tokens for chunk in found)
             if n > self._n_ctx:
                 raise self._overflow(n, n)
             return found
 
-        chunks = prompt.build(request, self.template, self._vocabulary, self._half, chunks_of)
+        with Ahead(prepared, _at_hand(request), self._workers, self._n_ahead) as side_by_side:
+            chunks = prompt.build(request, self.template, self._vocabulary, self._half, chunks_of)
         return [chunk for chunk in chunks if chunk.n_tokens]
 
     def pieces(self, request: Request) -> List[str | int | Source]:
@@ -169,6 +182,14 @@ class Preparation:
                     f"a picture of {span.chunk.n_tokens} tokens has to be decoded at once, and n_ubatch is {self._n_ubatch}; "
                     "set a larger n_ubatch and n_batch, or lower max_pixels"
                 )
+
+
+def _at_hand(request: Request) -> List[Source]:
+    """The media parts of a request that can be prepared in any order: what is named by an id may have to be bound first,
+    and what stands at a remote address takes as long as it pleases."""
+    parts = request.prompt if request.prompt is not None else [part for m in request.messages for part in m.parts]
+    sources = [part for part in parts if isinstance(part, Source)]
+    return [s for s in sources if (s.data is not None or s.url) and s.id is None and not is_remote(s)]
 
 
 def _check_request(request: Request) -> None:
