@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from diptych.encoder.batch import MediaBatch as MediaBatch
     from diptych.engine import Engine as Engine
     from diptych.engine import Stats as Stats
     from diptych.errors import ContextOverflow as ContextOverflow
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 # Public name → the module it is fetched from when it is first asked for: importing the package loads none of them.
 _HOMES = {
     **dict.fromkeys(("Engine", "Stats"), "diptych.engine"),
+    "MediaBatch": "diptych.encoder.batch",
     "Options": "diptych.options",
     **dict.fromkeys(
         (

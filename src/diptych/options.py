@@ -91,9 +91,8 @@ class Options(BaseSettings):
         int, Field(ge=1, description="Most media tokens that one run of the encoder makes; a larger picture goes alone.")
     ] = 1024
     encode_max_patches: Annotated[
-        int | None,
-        Field(ge=1, description="Most patches in one run of the encoder; by default as many as are no slower than run by run."),
-    ] = None
+        int, Field(ge=1, description="Most patches in one run of the encoder; a larger picture goes alone.")
+    ] = 1024  # with more, a run of several pictures gains nothing over a run of each, and gets slower; see benchmarks/batch.py
     encode_memory: Annotated[
         int | None,
         Field(

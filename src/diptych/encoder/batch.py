@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from diptych.encoder.half import encoded
-from diptych.encoder.limits import Run, limits
-from diptych.encoder.rows import checked
+from diptych.encoder.limits import Limits, Run
+from diptych.encoder.rows import check_rows, checked
 from diptych.errors import EngineError, InputError
 from diptych.families.base import MediaHalf, Rows
 from diptych.options import Options
@@ -22,7 +22,7 @@ class MediaBatch:
     def __init__(self, half: MediaHalf, options: Options | None = None) -> None:
         """Without options the limits are the default ones."""
         self._half = half
-        self._run = Run(half.batch_key, limits(options or Options(), half.arithmetic))
+        self._run = Run(half.batch_key, Limits.of(options or Options()))
         self._chunks: dict[bytes, MediaChunk] = {}
         self._rows: dict[bytes, Rows] | None = None
 
@@ -44,15 +44,17 @@ class MediaBatch:
         """Take a chunk; False when it does not fit: its pieces go in no run with those here, or it is too much with them.
 
         The first always fits, and what is here already or brings its rows costs nothing. Raises InputError once encoded,
-        EngineError for a chunk that has neither pieces nor rows.
+        EngineError for a chunk that has neither pieces nor rows, UnusableMedia for one whose rows are no embeddings.
         """
         if self._rows is not None:
             raise InputError("the batch is encoded, and a chunk was added; make a new one for it")
         if chunk.key in self._chunks:
             return True
-        if chunk.rows is None and not chunk.pieces:
+        if chunk.rows is not None:
+            check_rows(chunk.rows, chunk, self._half.n_embd)
+        elif not chunk.pieces:
             raise EngineError("a media chunk has neither pieces to encode nor rows")
-        if chunk.rows is None and not self._run.add(chunk.pieces, chunk.n_tokens):
+        elif not self._run.add(chunk.pieces, chunk.n_tokens):
             return False
         self._chunks[chunk.key] = chunk
         return True

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from diptych.deploy.contract import Form
 from diptych.deploy.deployment import OnnxHalf
-from diptych.encoder.limits import limits, runs
+from diptych.encoder.limits import runs
 from diptych.encoder.load import PREPACK
 from diptych.encoder.ort import OrtSession, check_providers, settled
 from diptych.encoder.plan import Graph, plan
@@ -59,7 +59,6 @@ class ForeignHalf:
             "runtime": "onnxruntime",
             "providers": ",".join(self._options.providers),
         }
-        self._max_patches = limits(options, self.arithmetic).max_patches
         check_providers(self._options)
         if len(self._plan.graphs) == 1:
             self._session(next(iter(self._plan.graphs.values())))
@@ -85,7 +84,7 @@ class ForeignHalf:
         """
         graph = self._graph(pieces[0])
         if graph.form is None:
-            return [rows for run in runs(pieces, self._max_patches) for rows in self._packed(graph, run)]
+            return [rows for run in runs(pieces, self._options.encode_max_patches) for rows in self._packed(graph, run)]
         return [self._single(graph, graph.form, piece) for piece in pieces]
 
     def join(self, chunk: MediaChunk, arrays: Sequence[Rows]) -> Rows:

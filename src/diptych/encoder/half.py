@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from diptych import families
-from diptych.encoder.limits import limits, runs
+from diptych.encoder.limits import runs
 from diptych.encoder.load import load
 from diptych.encoder.precision import choose
 from diptych.families.base import Family, MediaHalf, Part, Rows
@@ -41,7 +41,7 @@ class FamilyHalf:
         self.arithmetic: Mapping[str, str] = {
             "precision": self.choice.precision, "runtime": self.choice.runtime, **providers,
         }  # fmt: skip
-        self._max_patches = limits(options, self.arithmetic).max_patches
+        self._max_patches = options.encode_max_patches
         self._sessions = {kind: load(family, kind, options, self.choice, trace) for kind in family.piece_kinds}
         if self.choice.runtime == "openvino":
             self.warm_up()  # it rearranges the weights in the first run, which takes less memory with a small picture

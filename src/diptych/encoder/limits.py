@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
 from diptych.options import Options
 from diptych.types import Piece
-
-# Patches up to which a run of several pictures is not slower than a run of each, by runtime: measured by benchmarks/batch.py
-MOST_PATCHES: Mapping[str, int] = {"onnxruntime": 1024, "openvino": 1024}
 
 
 @dataclass(frozen=True)
@@ -19,11 +16,10 @@ class Limits:
     max_patches: int
     max_tokens: int
 
-
-def limits(options: Options, arithmetic: Mapping[str, str]) -> Limits:
-    """What the options say; where they do not, what was measured for the runtime that a half's `arithmetic` names."""
-    measured = MOST_PATCHES.get(arithmetic.get("runtime", ""), min(MOST_PATCHES.values()))
-    return Limits(options.encode_max_patches or measured, options.encode_max_tokens)
+    @classmethod
+    def of(cls, options: Options) -> Limits:
+        """Those of the options."""
+        return cls(options.encode_max_patches, options.encode_max_tokens)
 
 
 class Run:

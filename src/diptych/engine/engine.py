@@ -19,7 +19,7 @@ from typing import Any, ParamSpec, Self, TypeVar
 from diptych import deploy
 from diptych.backend import open_half
 from diptych.encoder.encoder import Counters, Encoder
-from diptych.encoder.limits import limits
+from diptych.encoder.limits import Limits
 from diptych.engine.about import About, SlotState, about
 from diptych.engine.answer import Emit
 from diptych.engine.embed import EUCLIDEAN, Embedder, Embedding
@@ -330,7 +330,7 @@ class Engine:
     def _open_encoder(self, half: MediaHalf | None, stack: ExitStack) -> Encoder | None:
         if half is None:
             return None
-        encoder = Encoder(half, limits(self.options, half.arithmetic), self.options.encode_cache_mib * 2**20, self._trace)
+        encoder = Encoder(half, Limits.of(self.options), self.options.encode_cache_mib * 2**20, self._trace)
         stack.callback(encoder.close)
         return encoder
 
