@@ -14,7 +14,7 @@ import psutil
 
 from diptych.cli import console
 from diptych.encoder.precision import WATCHED, cpu_features
-from diptych.errors import EngineError
+from diptych.errors import EngineError, MissingExtra
 from diptych.options import Options
 
 PACKAGES = ("diptych", "llama-cpp-python", "onnxruntime", "onnx-ir", "gguf", "numpy", "pillow")
@@ -99,7 +99,7 @@ def runtime() -> dict[str, str]:
     options = Options()
     try:
         chosen = choose(options)
-    except EngineError as error:
+    except (EngineError, MissingExtra) as error:
         return {f"precision {options.precision}": str(error)}
     names = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
     return {f"precision {options.precision}": f"{chosen.precision} by {names[chosen.runtime]}: {chosen.why}"}

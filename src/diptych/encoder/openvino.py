@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diptych.encoder.mapped import released
-from diptych.encoder.precision import Precision
+from diptych.encoder.precision import EXTRA, Precision
 from diptych.errors import EngineError, FileError, MissingExtra
 from diptych.options import Options
 from diptych.trace import OFF, Trace
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 GROUP = 128  # activations to a scale in int8 products; the fastest at 675 million weights, see docs/performance.md
 _MAX_RUNS = 64  # whose operators a trace gets
 _LANE = "encoder operators"
-_EXTRA = "OpenVINO runs the media half in bf16, f16 and, fastest, int8, and is not installed: pip install 'diptych[openvino]'"
 
 
 class OpenVinoSession:
@@ -44,7 +43,7 @@ class OpenVinoSession:
         try:
             import openvino
         except ImportError as error:
-            raise MissingExtra(_EXTRA) from error
+            raise MissingExtra(EXTRA) from error
         asked = rest if precision == "int8" else precision
         try:
             core = openvino.Core()
@@ -69,6 +68,8 @@ class OpenVinoSession:
 
     def outputs(self, feed: Mapping[str, NDArray[Any]], names: Sequence[str]) -> list[NDArray[np.float32]]:
         """The outputs of these names. Raises EngineError when OpenVINO fails."""
+        if missing := [name for name in names if name not in self._outputs]:
+            raise EngineError(f"the media half has no output {missing[0]!r}, but {', '.join(self._outputs)}; ask for one of these")
         return self._run(feed, [self._outputs[name] for name in names])
 
     def close(self) -> None:

@@ -6,7 +6,9 @@
     int8  OpenVINO, or ONNX Runtime where that is not installed: weights and the products of linear layers in int8
     auto  int8 by OpenVINO on CPUs that have products of int8 and of bfloat16, else f32
 
-Execution providers that the user names, and ONNX files made by others, are run as they are, in f32.
+Where a machine tells no features of its CPU (Windows, a Mac of Intel's), auto is f32, and OpenVINO itself says whether it
+can do what is asked for. Execution providers that the user names, and ONNX files made by others, are run as they are, in
+f32.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
-from diptych.errors import EngineError
+from diptych.errors import EngineError, MissingExtra
 from diptych.options import Options
 
 Precision = Literal["f32", "bf16", "f16", "int8"]
@@ -29,6 +31,7 @@ INT8 = frozenset({"avx512_vnni", "avx_vnni", "amx_int8", "i8mm"})
 BF16 = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 F16 = frozenset({"avx512_fp16", "amx_fp16", "asimdhp"})
 WATCHED = ("avx2", "avx512f", *sorted(INT8), *sorted(BF16), *sorted(F16), "asimd", "asimddp", "sve")
+EXTRA = "OpenVINO runs the media half in bf16, f16 and, fastest, int8, and is not installed: pip install 'diptych[openvino]'"
 _CPU = ("CPUExecutionProvider",)
 
 
@@ -46,10 +49,17 @@ class Choice:
 def choose(options: Options, features: frozenset[str] | None = None, has_openvino: bool | None = None) -> Choice:
     """The arithmetic and the runtime of a media half, by the options and what the machine has (by default this one).
 
-    Raises EngineError for what the machine or the runtime cannot do.
+    Raises EngineError for what the machine or the runtime cannot do, MissingExtra for what OpenVINO could.
     """
     features = cpu_features() if features is None else features
-    has_openvino = find_spec("openvino") is not None if has_openvino is None else has_openvino
+    has_openvino = _has_openvino() if has_openvino is None else has_openvino
+    choice = _chosen(options, features, has_openvino)
+    if choice.runtime == "openvino" and not has_openvino:
+        raise MissingExtra(EXTRA)
+    return choice
+
+
+def _chosen(options: Options, features: frozenset[str], has_openvino: bool) -> Choice:
     asked, runtime = options.precision, options.media_runtime
     if options.providers != _CPU or options.ep_libraries:
         if asked not in ("auto", "f32") or runtime == "openvino":
@@ -73,6 +83,8 @@ def choose(options: Options, features: frozenset[str] | None = None, has_openvin
 def _auto(runtime: str, features: frozenset[str], has_openvino: bool) -> Choice:
     if runtime == "onnxruntime":
         return Choice("f32", "onnxruntime", "f32", "ONNX Runtime was asked for")
+    if not features:
+        return Choice("f32", "openvino" if runtime == "openvino" else "onnxruntime", "f32", "the CPU's features are not known")
     lacking = [name for name, there in (("int8", INT8 & features), ("bf16", BF16 & features)) if not there]
     if lacking:
         why = f"the CPU has no products of {' and '.join(lacking)}"
@@ -89,13 +101,18 @@ def _half(asked: Literal["bf16", "f16"], runtime: str, features: frozenset[str])
             f"ONNX Runtime's CPU provider does not compute in {asked}; use --media-runtime openvino, or f32 or int8"
         )
     needed = BF16 if asked == "bf16" else F16
-    if not needed & features:
+    if features and not needed & features:
         raise EngineError(f"this CPU has no {asked} arithmetic ({', '.join(sorted(needed))}); use --precision auto, f32 or int8")
     return Choice(asked, "openvino", asked, "asked for")
 
 
 def _rest(features: frozenset[str]) -> Precision:
     return "bf16" if BF16 & features else "f32"
+
+
+def _has_openvino() -> bool:
+    spec = find_spec("openvino")
+    return spec is not None and spec.origin is not None  # a folder of that name that the command was started beside has none
 
 
 @cache
