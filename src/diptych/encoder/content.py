@@ -1,4 +1,4 @@
-"""The SHA-256 of files, remembered as long as size, time and place of a file stay what they were."""
+"""The SHA-256 of files, remembered as long as the size, times and place of a file stay what they were."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def sha256(path: Path) -> str:
         found = path.stat()
     except OSError as error:
         raise FileError(f"cannot read {path}: {error.strerror}") from error
-    known, state = _known(), [found.st_size, found.st_mtime_ns, found.st_ino]
+    known, state = _known(), [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
     entry = known.get(str(path))
     if isinstance(entry, list) and entry[:-1] == state and isinstance(entry[-1], str):
         return entry[-1]

@@ -69,7 +69,7 @@ class OpenVinoSession:
     def outputs(self, feed: Mapping[str, NDArray[Any]], names: Sequence[str]) -> list[NDArray[np.float32]]:
         """The outputs of these names. Raises EngineError when OpenVINO fails."""
         if missing := [name for name in names if name not in self._outputs]:
-            raise EngineError(f"the media half has no output {missing[0]!r}, but {', '.join(self._outputs)}; ask for one of these")
+            raise EngineError(f"the media half has no output {missing[0]!r}, but {', '.join(self._outputs)}; name one of these")
         return self._run(feed, [self._outputs[name] for name in names])
 
     def close(self) -> None:
