@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 MediaKind = Literal["image", "audio", "video"]
-MediaOrigin = Literal["encoder", "cache", "kv", "client"]
+MediaOrigin = Literal["encoder", "cache", "disk", "kv", "client"]
 FinishReason = Literal["stop", "length", "abort", "error"]
 Json = None | bool | int | float | str | List["Json"] | Mapping[str, "Json"]
 
@@ -292,7 +292,8 @@ class Timings:
 @dataclass(frozen=True)
 class MediaUse:
     """What became of one media chunk of a request: its size as given and as the model sees it, its tokens, and where its
-    rows came from: `encoder`, the cache of encoded media (`cache`), the KV cache (`kv`), or the `client`."""
+    rows came from: `encoder`, the cache of encoded media in memory (`cache`) or on `disk`, the KV cache (`kv`), or the
+    `client`."""
 
     kind: MediaKind
     size: tuple[int, int]

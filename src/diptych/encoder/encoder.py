@@ -7,9 +7,11 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 from weakref import WeakValueDictionary
 
 from diptych.encoder.cache import Cache
+from diptych.encoder.disk import Disk
 from diptych.encoder.limits import Limits
 from diptych.encoder.rows import check_rows, checked
 from diptych.encoder.work import Encoding, Job, Task, Work
@@ -31,8 +33,8 @@ class Counters:
     """What the encoder has done: runs of the graph, pieces and patches in them, seconds in them and in joining; and the
     chunks in work.
 
-    A hit is a chunk whose rows were in the cache, a miss one that had to be encoded; neither counts where another had
-    asked for the chunk and it was in work.
+    A hit is a chunk whose rows were in the cache, in memory or on disk, a miss one that had to be encoded; neither counts
+    where another had asked for the chunk and it was in work.
     """
 
     runs: int = 0
@@ -42,24 +44,29 @@ class Counters:
     join_seconds: float = 0.0
     waiting: int = 0
     cache_hits: int = 0
+    cache_disk_hits: int = 0
     cache_misses: int = 0
     cache_evictions: int = 0
     cache_entries: int = 0
     cache_bytes: int = 0
+    cache_disk_bytes: int = 0
 
 
 class Encoder:
     """Encodes chunks on its own thread, several in one run where they fit within the limits together.
 
-    The rows of those used last are kept, in at most `cache_bytes`.
+    The rows of those used last are kept, in at most `cache_bytes`, and on a disk, which is closed with the encoder.
     """
 
-    def __init__(self, half: MediaHalf, limits: Limits, cache_bytes: int = 0, trace: Trace = OFF) -> None:
+    def __init__(
+        self, half: MediaHalf, limits: Limits, cache_bytes: int = 0, trace: Trace = OFF, disk: Disk | None = None
+    ) -> None:
         self._half = half
         self._limits = limits
         self._trace = trace
         self._work = Work()
         self._cache = Cache(cache_bytes)
+        self._disk = disk
         self._ours = WeakValueDictionary[int, Rows]()  # by id: all rows made here that somebody still has
         self._changed = threading.Condition()
         self._closed = False
@@ -103,6 +110,7 @@ class Encoder:
             return replace(
                 self._counters, waiting=len(self._work),
                 cache_evictions=cache.n_evicted, cache_entries=len(cache), cache_bytes=cache.n_bytes,
+                cache_disk_bytes=self._disk.n_bytes if self._disk else 0,
             )  # fmt: skip
 
     def close(self) -> None:
@@ -111,13 +119,14 @@ class Encoder:
             self._closed = True
             self._changed.notify()
         self._thread.join()
+        if self._disk:
+            self._disk.close()
 
     def _add(self, chunk: MediaChunk, owner: str, out: Encoding) -> None:
         """Put a chunk in line."""
         if not chunk.pieces:
             out.set_exception(EngineError("a media chunk has neither pieces to encode nor rows"))
         elif self._work.add(chunk, owner, out):
-            self._count(cache_misses=1)
             self._trace.counter("chunks in the encoder", len(self._work))
             self._changed.notify()
 
@@ -142,13 +151,29 @@ class Encoder:
         self._fail_all(end)
 
     def _next(self) -> list[Task]:
-        """Pieces that go in one run; none once closed."""
-        with self._changed:
-            while not self._closed:
-                if tasks := self._work.take(self._half.batch_key, self._limits):
-                    return tasks
-                self._changed.wait()
+        """Pieces that go in one run, of chunks that are not on disk; none once closed."""
+        while not self._closed:
+            with self._changed:
+                new = [job for job in self._work.jobs() if job.owners and not job.sought]
+                if not new:
+                    if tasks := self._work.take(self._half.batch_key, self._limits):
+                        return tasks
+                    if not self._closed:
+                        self._changed.wait()
+            for job in new:
+                self._seek(job)
         return []
+
+    def _seek(self, job: Job) -> None:
+        """Look for the rows of a chunk on disk, and hand them out where they are."""
+        job.sought = True
+        if self._disk:
+            with self._trace.span("disk", _LANE, tokens=job.chunk.n_tokens, requests=job.owners):
+                rows = self._disk.get(job.chunk)
+            if rows is not None:
+                self._count(cache_disk_hits=1)
+                return self._hand_out(job, rows, "disk")
+        self._count(cache_misses=1)
 
     def _step(self, tasks: Sequence[Task]) -> None:
         """Run pieces together; where that fails one by one, so that a bad one does not take its neighbours along."""
@@ -190,16 +215,22 @@ class Encoder:
         except Exception as error:
             return self._fail(job, error)
         self._count(join_seconds=time.perf_counter() - start)
+        self._hand_out(job, rows, "encoder")
+        if self._disk:
+            self._disk.put(job.chunk, rows)
+
+    def _hand_out(self, job: Job, rows: Rows, origin: Literal["encoder", "disk"]) -> None:
+        """Keep the rows of a chunk, and give them to all who wait."""
+        self._ours[id(rows)] = rows
         self._cache.put(job.chunk.key, rows)
         self._trace.counter("MiB of encoded media", self._cache.n_bytes / _MIB)
         for i, waiter in enumerate(self._ended(job)):
-            waiter.ms = 0.0 if i else 1e3 * job.seconds
+            waiter.ms, waiter.origin = 0.0 if i else 1e3 * job.seconds, origin
             waiter.set_result(rows)
 
     def _joined(self, job: Job) -> Rows:
         joined = self._half.join(job.chunk, [job.arrays[i] for i in range(len(job.arrays))])
         rows = checked(joined, job.chunk, self._half.n_embd)
-        self._ours[id(rows)] = rows
         return rows
 
     def _fail(self, job: Job, error: Exception) -> None:

@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from diptych.deploy.contract import Form
 from diptych.deploy.deployment import OnnxHalf
+from diptych.encoder.identity import of_onnx
 from diptych.encoder.limits import runs
 from diptych.encoder.load import PREPACK
 from diptych.encoder.ort import OrtSession, check_providers, settled
@@ -59,6 +61,7 @@ class ForeignHalf:
             "runtime": "onnxruntime",
             "providers": ",".join(self._options.providers),
         }
+        self.made_of: Sequence[str | Path] = of_onnx(half, self._plan, self.arithmetic, self._options)
         check_providers(self._options)
         if len(self._plan.graphs) == 1:
             self._session(next(iter(self._plan.graphs.values())))

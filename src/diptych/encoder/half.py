@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from diptych import families
+from diptych.encoder.identity import of_family
 from diptych.encoder.limits import runs
 from diptych.encoder.load import load
 from diptych.encoder.precision import choose
@@ -42,6 +43,7 @@ class FamilyHalf:
             "precision": self.choice.precision, "runtime": self.choice.runtime, **providers,
         }  # fmt: skip
         self._max_patches = options.encode_max_patches
+        self.made_of: Sequence[str | Path] = of_family(family, {**self.arithmetic, "rest": self.choice.rest}, options)
         self._sessions = {kind: load(family, kind, options, self.choice, trace) for kind in family.piece_kinds}
         if self.choice.runtime == "openvino":
             self.warm_up()  # it rearranges the weights in the first run, which takes less memory with a small picture

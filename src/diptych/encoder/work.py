@@ -17,21 +17,25 @@ class Encoding(Future[Rows]):
     """The (n_tokens, n_embd) rows of a chunk, once encoded; they are read-only and may be shared.
 
     `ms` is the time it took in the encoder, its share of runs with others; 0 where nothing was run for it: another had
-    asked for the same chunk before, or the rows come from the cache or the client (`origin`).
+    asked for the same chunk before, or the rows come from the cache, in memory or on disk, or the client (`origin`).
     """
 
     ms: float = 0.0
-    origin: Literal["encoder", "cache", "client"] = "encoder"
+    origin: Literal["encoder", "cache", "disk", "client"] = "encoder"
 
 
 @dataclass(eq=False)
 class Job:
-    """A chunk in work, all who wait for it with the request they wait for, and its pieces' arrays as far as they are there."""
+    """A chunk in work, all who wait for it with the request they wait for, and its pieces' arrays as far as they are there.
+
+    `sought` once it is known whether its rows are on disk.
+    """
 
     chunk: MediaChunk
     waiters: list[tuple[str, Encoding]]
     arrays: dict[int, Rows] = field(default_factory=dict)
     seconds: float = 0.0
+    sought: bool = False
 
     @property
     def missing(self) -> list[int]:

@@ -18,6 +18,7 @@ from typing import Any, ParamSpec, Self, TypeVar
 
 from diptych import deploy
 from diptych.backend import open_half
+from diptych.encoder.disk import Disk
 from diptych.encoder.encoder import Counters, Encoder
 from diptych.encoder.limits import Limits
 from diptych.engine.about import About, SlotState, about
@@ -330,7 +331,8 @@ class Engine:
     def _open_encoder(self, half: MediaHalf | None, stack: ExitStack) -> Encoder | None:
         if half is None:
             return None
-        encoder = Encoder(half, Limits.of(self.options), self.options.encode_cache_mib * 2**20, self._trace)
+        disk = Disk(half, self.options.encode_disk_mib * 2**20) if self.options.encode_disk_mib else None
+        encoder = Encoder(half, Limits.of(self.options), self.options.encode_cache_mib * 2**20, self._trace, disk)
         stack.callback(encoder.close)
         return encoder
 

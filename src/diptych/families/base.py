@@ -11,6 +11,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 import numpy as np
@@ -202,6 +203,7 @@ class MediaHalf(Protocol):
 
     backend: str  # "onnx" or "mtmd"
     arithmetic: Mapping[str, str]  # what it computes in, and by what: precision, runtime, providers
+    made_of: Sequence[str | Path]  # what rows depend on beside a chunk's key: settings, and files by content; empty: not known
     n_embd: int
     n_pos: int
     placeholders: Mapping[MediaKind, tuple[str, ...]]

@@ -7,6 +7,7 @@ import logging
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 from diptych import families
@@ -50,6 +51,8 @@ class MtmdHalf:
         self._options, self._mmproj = options, mmproj.read(path)
         limits = self._limits()
         self.arithmetic: Mapping[str, str] = {"precision": "the file's", "runtime": "libmtmd"}
+        told = (version("llama_cpp_python"), limits, options.flash_attn, options.n_gpu_layers != 0)
+        self.made_of: Sequence[str | Path] = (repr(told), path)
         self._stand_in = None
         if text is None:
             text = self._stand_in = stand_in(self._mmproj.n_embd, self._mmproj.n_pos)

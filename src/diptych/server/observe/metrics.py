@@ -83,12 +83,18 @@ READINGS = (
     Reading("encoder_patches", "counter", "Patches in these runs.", lambda s: s.encoder.patches),
     Reading("encoder_waiting", "gauge", "Chunks of media that are being encoded or wait for it.", lambda s: s.encoder.waiting),
     Reading("encoder_cache_hits", "counter", "Chunks of media whose rows were still there.", lambda s: s.encoder.cache_hits),
+    Reading(
+        "encoder_cache_disk_hits", "counter", "Chunks of media whose rows were on disk.", lambda s: s.encoder.cache_disk_hits
+    ),
     Reading("encoder_cache_misses", "counter", "Chunks of media that had to be encoded.", lambda s: s.encoder.cache_misses),
     Reading(
         "encoder_cache_evictions", "counter", "Chunks whose rows made room for others.", lambda s: s.encoder.cache_evictions
     ),
     Reading("encoder_cache_entries", "gauge", "Chunks whose rows are kept.", lambda s: s.encoder.cache_entries),
     Reading("encoder_cache_bytes", "gauge", "Memory of the rows that are kept.", lambda s: s.encoder.cache_bytes),
+    Reading(
+        "encoder_cache_disk_bytes", "gauge", "Disk that rows take, those of all processes.", lambda s: s.encoder.cache_disk_bytes
+    ),
 )  # fmt: skip
 
 

@@ -5,7 +5,7 @@ import { byId, el } from "./dom.js";
 const LEAST_STEP = 5; // CSS pixels between two grid lines; closer ones would hide the picture
 const CRISP = 3; // from this enlargement on, pixels keep their edges
 const MOST_ZOOM = 6;
-const STATES = { encoder: "encoded", cache: "from the cache", kv: "in the KV cache", client: "sent by the client" };
+const STATES = { encoder: "encoded", cache: "from the cache", disk: "from disk", kv: "in the KV cache", client: "sent by the client" };
 
 export class Seen {
   #canvas = byId("seen-canvas");

@@ -2,7 +2,7 @@
 
 import { el } from "./dom.js";
 
-const ORIGINS = { cache: "from cache", kv: "in the KV cache", client: "sent by the client" };
+const ORIGINS = { cache: "from cache", disk: "from disk", kv: "in the KV cache", client: "sent by the client" };
 
 /** What became of pictures, in words; "" where all were encoded. */
 export function origin(media) {
