@@ -105,6 +105,17 @@ def test_pieces_of_another_kind_wait_for_a_run_of_their_own() -> None:
     assert served(work, 100) == [["a0", "c0"], ["b0"]]
 
 
+def test_a_run_makes_no_more_tokens_than_it_may_and_a_piece_counts_by_its_share() -> None:
+    work = Work()
+    work.add(chunk("a", 3), "a", Encoding())  # a token each
+    work.add(chunk("b"), "b", Encoding())
+    runs = []
+    while tasks := work.take(group, Limits(100, 2)):
+        runs.append([(task.piece.key.decode(), task.n_tokens) for task in tasks])
+        done(work, tasks)
+    assert runs == [[("a/0", 1), ("b/0", 1)], [("a/1", 1), ("a/2", 1)]]
+
+
 def test_without_names_it_is_first_come_first_served() -> None:
     work = Work()
     for i in range(4):
