@@ -6,6 +6,7 @@ quantised in small groups while the graph runs.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     import openvino
 
 GROUP = 128  # activations to a scale in int8 products; the fastest at 675 million weights, see docs/performance.md
+_SHAPES = "64"  # kernels kept for the shapes they were made for; with OpenVINO's 5,000 a size of picture takes 1 MB for good
+_PRIMITIVES = "128"  # the same in oneDNN, which does OpenVINO's products; 1,024 by default
 _MAX_RUNS = 64  # whose operators a trace gets
 _LANE = "encoder operators"
 
@@ -40,6 +43,7 @@ class OpenVinoSession:
     def __init__(self, model: Path, options: Options, precision: Precision, rest: Precision = "f32", trace: Trace = OFF) -> None:
         """Raises MissingExtra without OpenVINO, FileError when the graph cannot be loaded, EngineError when the CPU lacks the
         arithmetic."""
+        os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", _PRIMITIVES)  # read when the library first needs it
         try:
             import openvino
         except ImportError as error:
@@ -111,6 +115,7 @@ def _settings(options: Options, precision: Precision, arithmetic: Precision, tra
         "INFERENCE_PRECISION_HINT": arithmetic,
         "DYNAMIC_QUANTIZATION_GROUP_SIZE": GROUP if precision == "int8" else 0,
         "PERF_COUNT": trace.ops,
+        "CPU_RUNTIME_CACHE_CAPACITY": _SHAPES,
     }
     if options.threads:
         out["INFERENCE_NUM_THREADS"] = options.threads
