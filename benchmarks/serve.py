@@ -92,8 +92,8 @@ def every_side(text: Path, mmproj: Path, args: argparse.Namespace) -> Iterator[S
     diptych = str(Path(sys.executable).with_name("diptych"))
     threads, halves = str(args.threads), ["-m", str(text), "--mmproj", str(mmproj)]
     common = ["-c", "32768", "-np", "16", "-t", threads]
-    quiet = ["--log-level", "error"]
-    yield Side("diptych", lambda port: [diptych, "serve", *halves, *common, *quiet, "--port", str(port)])
+    plain = ["--log-level", "error", "--encode-disk-mib", "0"]
+    yield Side("diptych", lambda port: [diptych, "serve", *halves, *common, *plain, "--port", str(port)])
     if args.llama_server:
         native = [str(args.llama_server), *halves, *common, "--kv-unified", "--cache-ram", "0", "--jinja"]
         yield Side("llama-server", lambda port: [*native, "--port", str(port)])

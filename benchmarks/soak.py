@@ -31,7 +31,18 @@ from PIL import Image, ImageDraw, ImageFont
 
 CHAT = "/v1/chat/completions"
 N_PICTURES = 12
-FLAGS = ("--cache-type-k", "f32", "--cache-type-v", "f32", "--flash-attn", "off", "--log-level", "error")
+FLAGS = (
+    "--cache-type-k",
+    "f32",
+    "--cache-type-v",
+    "f32",
+    "--flash-attn",
+    "off",
+    "--encode-disk-mib",
+    "0",
+    "--log-level",
+    "error",
+)
 Body = dict[str, Any]
 
 
