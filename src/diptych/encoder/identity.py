@@ -10,13 +10,16 @@ from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from diptych.deploy.deployment import Declared, OnnxHalf
 from diptych.encoder import content
-from diptych.encoder.plan import Plan
 from diptych.errors import FileError
 from diptych.families.base import Family, MediaHalf
 from diptych.options import Options
+
+if TYPE_CHECKING:
+    from diptych.encoder.plan import Plan
 
 
 def identity(half: MediaHalf) -> str | None:
