@@ -87,7 +87,7 @@ def test_every_command_of_a_page_runs_as_pasted(page: Path, place: Path) -> None
         words = shlex.split(command)
         variables = dict(word.split("=", 1) for word in words if re.match(r"^[A-Z_]+=", word))
         words = words[len(variables) :]
-        if words[0] == "diptych" and words[1] in ("convert", "export", "quantize", "encode", "inspect"):
+        if words[0] == "diptych" and words[1] in ("convert", "export", "quantize", "encode", "inspect", "bench"):
             words.append("--force")  # pages name the same outputs
         if words[:2] == ["diptych", "run"] and words[2] != "reader":
             words += ["-n", "4"]  # a random model would talk until the context is full

@@ -115,7 +115,8 @@ def _compared(labels: Sequence[str], ratios: Sequence[float], what: str = "") ->
 
 def duration(seconds: float) -> str:
     """Seconds, or milliseconds where they are few, with three digits that count."""
-    return f"{seconds:.3g} s" if 1 <= seconds < 1000 else f"{seconds:,.0f} s" if seconds >= 1 else f"{seconds * 1e3:.3g} ms"
+    value, unit = (seconds, "s") if seconds >= 1 else (seconds * 1e3, "ms")
+    return f"{value:,.{2 if value < 10 else 1 if value < 100 else 0}f} {unit}"
 
 
 def rate(tokens_per_second: float, unit: str = " tokens/s") -> str:

@@ -29,7 +29,8 @@ class Side:
 
     @property
     def name(self) -> str:
-        return self.media_backend if self.media_backend == "mtmd" else f"{self.media_backend} {self.precision}"
+        named = (self.media_backend,) if self.media_backend == "mtmd" else (self.media_backend, self.precision)
+        return " ".join(dict.fromkeys(named))
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ class _Kept:
 def run(jobs: list[list[Job]], tell: Tell = lambda _what, _done, _total: None) -> tuple[list[Row], list[Failure]]:
     """Measure every list of jobs, whose sides take turns in each of its rounds; what could be measured, and what not.
 
-    A side that fails is not tried again in its list. Raises InputError for what would fail on every side.
+    A side that fails is not tried again in its list. Raises InputError where the first job cannot be done as asked.
     """
     rows: list[Row] = []
     failures: list[Failure] = []
@@ -48,7 +48,7 @@ def run(jobs: list[list[Job]], tell: Tell = lambda _what, _done, _total: None) -
             for one in kept:
                 tell(f"{one.job.title} · {one.name} · round {n + 1}", done, total)
                 if one.failure is None:
-                    _once(one)
+                    _once(one, first=not rows and not any(other.told for other in kept))
                 done += 1
         rows += _in_order([row for one in kept for row in _rows(one)])
         failures += [one.failure for one in kept if one.failure]
@@ -100,10 +100,13 @@ def _death(code: int, said: str) -> str:
     return f"the process failed: {lines[-1] if lines else f'it ended with {code} and said nothing'}"
 
 
-def _once(one: _Kept) -> None:
+def _once(one: _Kept, *, first: bool) -> None:
+    """Measure one side once. What is wrong with the job ends it all as long as there is nothing to lose."""
     try:
         one.told.append(measured(one.job))
-    except EngineError as error:
+    except (InputError, EngineError) as error:
+        if first and isinstance(error, InputError):
+            raise
         one.failure = Failure(one.job.title, one.name, str(error))
 
 

@@ -164,14 +164,15 @@ def seen_at(files: Deployment, width: int, height: int, options: Options) -> tup
 
 def show(found: Results, plot: Path | None, *, force: bool, as_json: bool) -> None:
     """Print results, draw them where asked; with what failed the exit code is 2."""
-    if plot and found.rows:
-        chart.draw(found, plot, force=force)
+    drawn = plot if found.rows or not found.failures else None
+    if drawn:
+        chart.draw(found, drawn, force=force)
     if as_json:
         console.print_json(found.to_json())
     else:
         report(found)
-        if plot and found.rows:
-            console.out.print(f"drawn in {plot}", soft_wrap=True, markup=False)
+        if drawn:
+            console.out.print(f"drawn in {drawn}", soft_wrap=True, markup=False)
     for failure in found.failures:
         console.err.print("[bold red]error:[/]", end=" ")
         console.err.print(f"{failure.measure}, {failure.side}: {failure.message}", soft_wrap=True, markup=False)
