@@ -11,6 +11,7 @@ from diptych import families
 from diptych.encoder.identity import of_family
 from diptych.encoder.limits import runs
 from diptych.encoder.load import load
+from diptych.encoder.memory import Budget
 from diptych.encoder.precision import choose
 from diptych.families.base import Family, MediaHalf, Part, Rows
 from diptych.options import Options
@@ -42,15 +43,19 @@ class FamilyHalf:
         self.arithmetic: Mapping[str, str] = {
             "precision": self.choice.precision, "runtime": self.choice.runtime, **providers,
         }  # fmt: skip
-        self._max_patches = options.encode_max_patches
+        self._budget = Budget(family, self.choice, options.encode_memory)
+        most = options.encode_max_patches
+        self._max_patches = most if self._budget.max_patches is None else min(most, self._budget.max_patches)
         self.made_of: Sequence[str | Path] = of_family(family, {**self.arithmetic, "rest": self.choice.rest}, options)
         self._sessions = {kind: load(family, kind, options, self.choice, trace) for kind in family.piece_kinds}
         if self.choice.runtime == "openvino":
             self.warm_up()  # it rearranges the weights in the first run, which takes less memory with a small picture
 
     def preprocess(self, media: Media, settings: MediaSettings) -> list[MediaChunk]:
-        """Media → chunks with their pieces."""
-        return self.family.preprocess(media, settings)
+        """Media → chunks with their pieces. Raises MediaTooLarge for what `encode_memory` has no room for."""
+        chunks = self.family.preprocess(media, settings)
+        self._budget.check(piece for chunk in chunks for piece in chunk.pieces)
+        return chunks
 
     def layout(self, chunks: Sequence[MediaChunk]) -> list[Part]:
         """The text around and between the chunks of one media part."""
@@ -62,7 +67,8 @@ class FamilyHalf:
         return key if self.choice.runtime == "onnxruntime" else (key, piece.grid)
 
     def encode(self, pieces: Sequence[Piece]) -> list[Rows]:
-        """The rows of each piece, all of one batch key, in runs of at most `encode_max_patches`; a larger piece goes alone.
+        """The rows of each piece, all of one batch key, in runs of at most `encode_max_patches`, fewer where
+        `encode_memory` asks for it; a larger piece goes alone.
 
         What a piece gets does not depend on what else is in its run: to the bit up to `load.PREPACK` weights, beyond that to
         float32's rounding. Raises EngineError when a run fails.
@@ -84,7 +90,7 @@ class FamilyHalf:
     def warm_up(self) -> None:
         """Encode the smallest picture, so that the weights are in memory when the first request comes."""
         blank = Media("image", np.zeros((1, 1, 3), np.uint8), b"")
-        self.encode(self.preprocess(blank, MediaSettings())[0].pieces)
+        self.encode(self.family.preprocess(blank, MediaSettings())[0].pieces)
 
     def close(self) -> None:
         """Free the graph and its memory."""

@@ -1,0 +1,130 @@
+"""How much memory a media half takes, told before it runs.
+
+    weights   every number once, in its type in memory; OpenVINO at f32 keeps two copies. And what the runtime has beside them.
+    run       a row for each patch: what is fed, and so many arrays of the encoder's width and of its MLP's as stand side by
+              side at the widest point. No term grows with the square of a picture: attention is fused in both runtimes.
+
+The numbers of arrays were measured by `tests/encoder/test_memory.py`'s way: the growth of a process, with towers of 2 to 12
+layers, 640 and 1,280 wide, MLPs of 1 to 8 times the width, 1,296 and 5,476 patches. The number of heads changes nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from diptych.encoder.precision import Choice, Precision, Runtime
+from diptych.errors import EngineError, MediaTooLarge
+from diptych.families.base import Family
+from diptych.families.packed import Packed
+from diptych.types import Piece
+
+MIB = 2**20
+_FLOAT = 4  # bytes
+_BYTES: Mapping[Precision, int] = {"f32": 4, "bf16": 2, "f16": 2, "int8": 1}  # of a number in a linear layer's matrix
+_CHANNELS = 3
+
+
+@dataclass(frozen=True)
+class _Arrays:
+    """What stands side by side at the widest point, as float32 arrays (n_patch, width).
+
+    Attention takes `attention` of the encoder's width. The MLP takes `beside` of that width and `plain` of its own inner
+    width, or `gated` of them where it has a gate. In OpenVINO both are added, since it takes memory for each kind of
+    array anew; ONNX Runtime gives one the other's.
+    """
+
+    attention: float
+    beside: float
+    plain: float
+    gated: float
+    base: int  # bytes: libraries and the graph itself
+
+
+_ARRAYS: Mapping[tuple[Runtime, Precision], _Arrays] = {
+    ("onnxruntime", "f32"): _Arrays(11.5, 0, 2.85, 5.2, 30 * MIB),
+    ("onnxruntime", "int8"): _Arrays(12, 0, 3, 5.2, 40 * MIB),
+    ("openvino", "f32"): _Arrays(0, 12, 2.4, 4.7, 50 * MIB),
+    ("openvino", "bf16"): _Arrays(0, 6.5, 2.2, 4.1, 55 * MIB),
+    ("openvino", "int8"): _Arrays(0, 6.3, 1.15, 3.4, 60 * MIB),
+}
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes that a media half takes: its weights, once loaded, and a run beside them."""
+
+    weights: int
+    run: int
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.run
+
+
+def predict(family: Family, choice: Choice, grids: Iterable[tuple[int, ...]]) -> Memory:
+    """What a family's media half takes when pieces of these (t, h, w) grids of patches go in one run.
+
+    Within a fifth of what is measured, as `tests/encoder/test_memory.py` has it.
+    """
+    n_patches = sum(math.prod(grid) for grid in grids)
+    return Memory(_weights(family, choice), n_patches * _patch(family, choice))
+
+
+class Budget:
+    """What a media half may take, in MiB; without a number, all there is."""
+
+    def __init__(self, family: Family, choice: Choice, mib: int | None) -> None:
+        """Raises EngineError when the weights alone need more."""
+        self._family, self._choice, self._mib = family, choice, mib
+        least = predict(family, choice, [(1, family.hp.n_merge, family.hp.n_merge)])
+        if mib is not None and least.total > mib * MIB:
+            raise EngineError(
+                f"the media half needs {_told(least.total)} for the smallest picture, {_told(least.weights)} of it weights in "
+                f"{choice.precision}, and --encode-memory allows {mib} MiB; allow more, or choose a smaller --precision"
+            )
+        self.max_patches = None if mib is None else (mib * MIB - least.weights) // _patch(family, choice)
+
+    def check(self, pieces: Iterable[Piece]) -> None:
+        """Raise MediaTooLarge for a piece that is too large even alone."""
+        for piece in pieces:
+            if self.max_patches is not None and piece.n_patches > self.max_patches:
+                need = predict(self._family, self._choice, [piece.grid]).total
+                pixels = self._family.hp.patch_size**2
+                raise MediaTooLarge(
+                    f"a picture of {piece.n_patches * pixels} pixels needs {_told(need)} in the media half, and --encode-memory "
+                    f"allows {self._mib} MiB, enough for {self.max_patches * pixels} pixels; set --max-pixels to that or "
+                    f"--encode-memory to {math.ceil(need / MIB)}, or send a smaller picture"
+                )
+
+
+def _weights(family: Family, choice: Choice) -> int:
+    """Matrices of linear layers in the type of the products, all else in float32."""
+    total = _arrays(choice).base
+    for tensor in family.weights.tensors.values():
+        linear = len(tensor.shape) == 2 and not (choice.precision == "int8" and tensor.name.startswith(family.wide))
+        total += math.prod(tensor.shape) * (_BYTES[choice.precision] if linear else _FLOAT)
+    twice = choice.runtime == "openvino" and choice.precision == "f32"
+    return 2 * total - _arrays(choice).base if twice else total
+
+
+def _patch(family: Family, choice: Choice) -> int:
+    """Bytes that a patch takes in a run."""
+    hp, arrays = family.hp, _arrays(choice)
+    gated = "v.blk.0.ffn_gate.weight" in family.weights.tensors
+    mlp = arrays.beside * hp.n_embd + (arrays.gated if gated else arrays.plain) * hp.n_ff
+    fed = _CHANNELS * hp.patch_size**2 * (family.n_frames if isinstance(family, Packed) else 1)
+    rows = 2 * family.n_embd / hp.n_merge**2  # the runtime's and those handed out
+    return math.ceil(_FLOAT * (max(arrays.attention * hp.n_embd, mlp) + fed + rows))
+
+
+def _arrays(choice: Choice) -> _Arrays:
+    """Those of float16 are bfloat16's, which is as wide, and those of int8 beside float32 are float32's."""
+    if choice.runtime == "openvino" and choice.rest == "f32":
+        return _ARRAYS["openvino", "f32"]
+    return _ARRAYS[choice.runtime, "bf16" if choice.precision == "f16" else choice.precision]
+
+
+def _told(n_bytes: int) -> str:
+    return f"{math.ceil(n_bytes / MIB)} MiB"
