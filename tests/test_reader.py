@@ -5,12 +5,16 @@ from __future__ import annotations
 import io
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image, ImageDraw
 
 from diptych import Engine, Source, reader
+from diptych.encoder.precision import BF16, cpu_features
+from diptych.options import Options
 
 RECIPE = Path(__file__).parent.parent / "examples" / "reader"
 N = 100  # pictures; examples/reader/evaluate.py takes 500 and gives the figures of the README
@@ -30,11 +34,25 @@ def recipe() -> Iterator[None]:
 
 
 def test_it_reads_what_it_claims_to(engine: Engine) -> None:
-    import evaluate
-
-    score, wrong = evaluate.evaluate(engine, evaluate.held_out(evaluate.CLAIM, N, seed=1))
+    score, wrong = evaluated(engine, N)
     assert score.character_rate >= 0.97, (score, wrong[:5])
     assert score.line_rate >= 0.90, (score, wrong[:5])
+
+
+@pytest.mark.parametrize(("precision", "runtime"), [("bf16", "openvino"), ("int8", "openvino"), ("int8", "onnxruntime")])
+def test_it_reads_as_well_in_small_arithmetic(engine: Engine, precision: str, runtime: str) -> None:
+    """Less than half a point of characters is lost against f32 on the same pictures."""
+    import evaluate
+
+    if precision == "bf16" and not BF16 & cpu_features():
+        pytest.skip("the CPU has no products of bf16")
+    pictures = evaluate.held_out(evaluate.CLAIM, N, seed=1)
+    exact, _ = evaluated(engine, N)
+    with Engine.load("reader", options=Options(precision=precision, media_runtime=runtime)) as small:
+        assert small.about.media["precision"] == precision
+        score, wrong = evaluate.evaluate(small, pictures)
+    assert exact.characters > 1500
+    assert score.character_rate > exact.character_rate - 0.005, (score, exact, wrong[:5])
 
 
 def test_the_measure_tells_right_from_wrong() -> None:
@@ -72,6 +90,14 @@ def test_the_examples_are_read_as_they_say(engine: Engine) -> None:
     for picture in reader.examples():
         said = engine.ask("Read the text.", [picture], temperature=0.0, max_tokens=100)
         assert said == picture.with_suffix(".txt").read_text().rstrip("\n"), picture.name
+
+
+@cache
+def evaluated(engine: Engine, n: int) -> tuple[Any, list[tuple[str, str]]]:
+    """What it makes of held-out pictures in f32: the score and the errors."""
+    import evaluate
+
+    return evaluate.evaluate(engine, evaluate.held_out(evaluate.CLAIM, n, seed=1))
 
 
 def example(text: str) -> Source:

@@ -69,6 +69,33 @@ def test_a_linear_layer_adds_its_bias_where_there_is_one(bias: bool) -> None:
     np.testing.assert_allclose(run(g, q=Q), Q @ w.T + b * bias, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("portable", [True, False])
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_linear_layer_in_int8_is_that_of_the_rounded_numbers(bias: bool, portable: bool) -> None:
+    """Each row of the matrix has a scale of its own; one of zeros gives zeros. ONNX Runtime's op rounds what goes in too."""
+    matrix = RNG.standard_normal((40, 48), np.float32) * np.logspace(-3, 1, 40, dtype=np.float32)[:, None]
+    matrix[7] = 0
+    given = [tensor("w.weight", matrix), *([tensor("w.bias", np.arange(40, dtype=np.float32))] if bias else [])]
+    x, g = RNG.standard_normal((5, 48), np.float32), Graph(weights(*given), portable=portable, products="int8")
+    g.output("y", nn.linear(g, g.input("x", ("n", 48)), "w"), ("n", 40))
+    scales = np.abs(matrix).max(1, keepdims=True) / 127
+    scales[7] = 1
+    wanted = x @ (np.rint(matrix / scales) * scales).T + (np.arange(40) if bias else 0)
+    step = 0 if portable else (x.max() - x.min()) / 255 / 2  # of what goes in, at most half a step off
+    slack = step * np.abs(matrix).sum(1) + 1e-4
+    assert {s.element_type for n, s in g.stored.items() if n == "w.weight"} == {3}
+    assert (np.abs(run(g, x=x) - wanted) <= slack).all()
+
+
+@pytest.mark.parametrize("portable", [True, False])
+def test_layers_that_stay_wide_are_those_of_float32(portable: bool) -> None:
+    matrix, x = RNG.standard_normal((40, 48), np.float32), RNG.standard_normal((5, 48), np.float32)
+    stored = weights(tensor("mm.0.weight", matrix))
+    g = Graph(stored, portable=portable, products="int8", wide=("mm.",))
+    g.output("y", nn.linear(g, g.input("x", ("n", 48)), "mm.0"), ("n", 40))
+    np.testing.assert_allclose(run(g, x=x), x @ matrix.T, rtol=1e-4, atol=1e-4)
+
+
 def test_activations_and_norm_are_those_of_the_books() -> None:
     x = np.linspace(-6, 6, 96, dtype=np.float32).reshape(2, 48)
     scale, shift = RNG.standard_normal((2, 48), np.float32)

@@ -62,6 +62,7 @@ class OpenVinoSession:
             )
         self._weights = model.with_name("weights.bin").resolve()
         self._outputs = {name: i for i, port in enumerate(compiled.outputs) for name in port.names}
+        self._inputs = {port.any_name: port.element_type.to_dtype() for port in compiled.inputs}
         self._lock = threading.Lock()
         self._packed = False  # weights are rearranged in the first run, into memory of OpenVINO's own
         self._trace, self._runs_left = trace, _MAX_RUNS if trace.ops else 0
@@ -82,6 +83,9 @@ class OpenVinoSession:
             self._request = None
 
     def _run(self, feed: Mapping[str, NDArray[Any]], outputs: Sequence[int]) -> list[NDArray[np.float32]]:
+        # an input that is left out would be that of the last run, and one of another type would be converted
+        if (given := {name: array.dtype for name, array in feed.items()}) != self._inputs:
+            raise EngineError(f"the media half takes {_told(self._inputs)}, and was given {_told(given)}")
         with self._lock:  # a request holds the inputs and outputs of one run
             if self._request is None:
                 raise EngineError("the media half is closed; load it again before using it")
@@ -120,6 +124,10 @@ def _settings(options: Options, precision: Precision, arithmetic: Precision, tra
     if options.threads:
         out["INFERENCE_NUM_THREADS"] = options.threads
     return out
+
+
+def _told(inputs: Mapping[str, np.dtype[Any]]) -> str:
+    return ", ".join(f"{name} ({dtype})" for name, dtype in inputs.items()) or "nothing"
 
 
 def _line(error: Exception) -> str:
