@@ -79,6 +79,7 @@ def test_a_fault_of_ours_is_one_line_and_exit_code_1(diptych: Diptych, monkeypat
         (("run", "reader", "-p", "x", "--precision", "f99"), "precision"),
         (("run", "reader", "-p", "x", "-ctk", "q9"), "cache-type-k"),
         (("run", "reader", "-p", "x", "--provider-options", "{"), "JSON"),
+        (("run", "reader", "-p", "x", "--mtmd-batch-max-tokens", "0"), "--encode-max-tokens"),
         (("run", "reader", "--json"), "-p"),
     ],
 )

@@ -146,7 +146,7 @@ def test_pictures_of_another_batch_key_do_not_fit() -> None:
     with closing(open_half(MMPROJ, Options(media_runtime="openvino"))) as half:  # it takes those of one lattice
         batch = MediaBatch(half)
         assert [batch.add(chunk(half, seed, *size)) for seed, size in enumerate((TILE, (56, 224), TILE))] == [True, False, True]
-        assert len(batch) == 2
+        assert len(batch.chunks) == 2
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_a_batch_is_full_at_its_patches_or_tokens_and_the_first_always_fits(half
     """A tile is 64 patches and 16 tokens."""
     batch = MediaBatch(half, options)
     assert [batch.add(one) for one in tiles(half)] == [i < n for i in range(8)]
-    assert (len(batch), batch.n_patches, batch.n_tokens) == (n, 64 * n, 16 * n)
+    assert (len(batch.chunks), batch.n_patches, batch.n_tokens) == (n, 64 * n, 16 * n)
     batch.encode()
     batch.encode()
     assert half.runs == [64 * n]
@@ -183,7 +183,7 @@ def test_what_is_there_twice_or_brings_its_rows_is_not_encoded(half: Counting) -
     assert [batch.add(c) for c in (one, one, known)] == [True, True, True]
     batch.encode()
     assert half.runs == [64]
-    assert len(batch) == 2
+    assert [c.key for c in batch.chunks] == [one.key, other.key]
     assert batch.embeddings(known) is known.rows
     np.testing.assert_array_equal(batch.embeddings(replace(one)), alone(half, one))
     empty = MediaBatch(half)

@@ -26,7 +26,7 @@ SPELLINGS: dict[str, tuple[str, ...]] = {
     "cache_type_k": ("-ctk", "--cache-type-k"),
     "cache_type_v": ("-ctv", "--cache-type-v"),
     "flash_attn": ("-fa", "--flash-attn"),
-    "encode_max_tokens": ("--encode-max-tokens", "--mtmd-batch-max-tokens"),
+    "encode_max_tokens": ("--mtmd-batch-max-tokens", "--encode-max-tokens"),
     "providers": ("--provider",),
     "ep_libraries": ("--ep-library",),
     "media_backend": ("--vision-backend", "--media-backend"),

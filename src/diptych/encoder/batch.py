@@ -26,9 +26,10 @@ class MediaBatch:
         self._chunks: dict[bytes, MediaChunk] = {}
         self._rows: dict[bytes, Rows] | None = None
 
-    def __len__(self) -> int:
-        """Chunks in it; the same one twice is one."""
-        return len(self._chunks)
+    @property
+    def chunks(self) -> list[MediaChunk]:
+        """Those in it, in the order they came; the same one twice is one."""
+        return list(self._chunks.values())
 
     @property
     def n_patches(self) -> int:
