@@ -15,11 +15,16 @@ import tiny_paddleocr
 import tiny_qwen3
 import tiny_qwen25
 from diptych import convert, export
+from diptych.backend import open_half
 from diptych.deploy import Deployment, find
 from diptych.errors import FileError, InputError
+from diptych.families.base import MediaHalf
 from diptych.families.packed import Packed
+from diptych.llama.model import TextModel
+from diptych.options import Options
 from diptych.positions import Positions, mrope
 from diptych.types import Media, MediaChunk
+from diptych.verify import references
 from diptych.verify.lines import Line
 from diptych.verify.references import bounds_of, made_pictures, verify
 from diptych.weights import open_gguf, write_gguf
@@ -60,6 +65,27 @@ def test_a_sound_conversion_breaks_no_bound(folder: Path) -> None:
         for against, compared in (("libmtmd", ()), ("transformers", ("pixels",)))
         for what in (*compared, "tokens", "positions", "embeddings", "answer")
     }
+
+
+def test_it_compares_in_f32_unless_another_precision_is_asked_for(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`auto` would take what is fastest; whoever verifies a conversion wants to know of the conversion."""
+    opened: list[str] = []
+
+    def told(deployment: Deployment, options: Options, text: TextModel | None = None) -> MediaHalf:
+        half = open_half(deployment, options, text)
+        opened.append(half.arithmetic["precision"])
+        return half
+
+    monkeypatch.setattr(references, "open_half", told)
+    found = {}
+    for precision in ("auto", "f32", "int8"):
+        options = tiny.EXACT.model_copy(update={"precision": precision, "media_runtime": "onnxruntime"})
+        lines = list(verify(Deployment(None, folder / "good" / "mmproj.gguf"), {"wide": PICTURES["wide"]}, options))
+        assert not broken(lines)
+        found[precision] = [line for line in lines if line.what == "embeddings"]
+    assert opened[::2] == ["f32", "f32", "int8"]
+    assert found["auto"] == found["f32"]
+    assert found["int8"] != found["f32"]
 
 
 @pytest.mark.parametrize("name", OTHERS)
