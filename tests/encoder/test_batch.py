@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from diptych import MediaBatch, reader
 from diptych.encoder.half import FamilyHalf, open_half
 from diptych.encoder.limits import Limits, Run
+from diptych.encoder.memory import MIB, predict
 from diptych.encoder.precision import BF16, cpu_features
 from diptych.errors import DiptychError, EngineError, InputError, UnusableMedia
 from diptych.families.base import Rows
@@ -171,6 +173,19 @@ def test_a_batch_is_full_at_its_patches_or_tokens_and_the_first_always_fits(half
     assert half.runs == [64 * n]
 
 
+def test_a_batch_has_what_there_is_memory_for(half: Counting) -> None:
+    needed = predict(half.family, half.choice, [(1, 8, 8)]).total  # for a tile
+    with closing(open_half(MMPROJ, Options(encode_memory=math.ceil(needed / MIB)))) as small:
+        assert isinstance(small, FamilyHalf)
+        counting = Counting(small)
+        n = small.max_patches // 64
+        batch = MediaBatch(small)
+        assert [batch.add(one) for one in tiles(half)] == [i < n for i in range(8)]
+        batch.encode()
+    assert 1 <= n < 8
+    assert counting.runs == [64 * n]
+
+
 def test_a_smaller_picture_fits_behind_one_that_did_not(half: Counting) -> None:
     batch = MediaBatch(half, Options(encode_max_patches=100))
     assert [batch.add(one) for one in (chunk(half, 0), chunk(half, 1), chunk(half, 2, 56, 56))] == [True, False, True]
@@ -193,7 +208,7 @@ def test_what_is_there_twice_or_brings_its_rows_is_not_encoded(half: Counting) -
 
 def test_pieces_of_several_kinds_in_the_first_chunk_are_a_run_of_each_kind() -> None:
     class Kinds:
-        n_embd = 1
+        n_embd, max_patches = 1, 100
 
         def __init__(self) -> None:
             self.runs: list[list[bytes]] = []

@@ -22,7 +22,7 @@ class MediaBatch:
     def __init__(self, half: MediaHalf, options: Options | None = None) -> None:
         """Without options the limits are the default ones."""
         self._half = half
-        self._run = Run(half.batch_key, Limits.of(options or Options()))
+        self._run = Run(half.batch_key, Limits.of(half, options or Options()))
         self._chunks: dict[bytes, MediaChunk] = {}
         self._rows: dict[bytes, Rows] | None = None
 

@@ -62,6 +62,7 @@ class ForeignHalf:
             "providers": ",".join(self._options.providers),
         }
         self.made_of: Sequence[str | Path] = of_onnx(half, self._plan, self.arithmetic, self._options)
+        self.max_patches = options.encode_max_patches
         check_providers(self._options)
         if len(self._plan.graphs) == 1:
             self._session(next(iter(self._plan.graphs.values())))
@@ -75,9 +76,9 @@ class ForeignHalf:
         return self._pictures.layout(chunks)
 
     def batch_key(self, piece: Piece) -> Hashable:
-        """Pieces with equal keys go to one graph."""
+        """Pieces with equal keys go in one run of one graph; a graph with one input takes each alone."""
         graph = self._graph(piece)
-        own = self._pictures.batch_key(piece) if graph.form is None and isinstance(self._pictures, Family) else None
+        own = self._pictures.batch_key(piece) if graph.form is None and isinstance(self._pictures, Family) else piece.key
         return graph.encoder, own
 
     def encode(self, pieces: Sequence[Piece]) -> list[Rows]:
@@ -87,7 +88,7 @@ class ForeignHalf:
         """
         graph = self._graph(pieces[0])
         if graph.form is None:
-            return [rows for run in runs(pieces, self._options.encode_max_patches) for rows in self._packed(graph, run)]
+            return [rows for run in runs(pieces, self.max_patches) for rows in self._packed(graph, run)]
         return [self._single(graph, graph.form, piece) for piece in pieces]
 
     def join(self, chunk: MediaChunk, arrays: Sequence[Rows]) -> Rows:

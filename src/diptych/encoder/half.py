@@ -45,7 +45,7 @@ class FamilyHalf:
         }  # fmt: skip
         self._budget = Budget(family, self.choice, options.encode_memory)
         most = options.encode_max_patches
-        self._max_patches = most if self._budget.max_patches is None else min(most, self._budget.max_patches)
+        self.max_patches = most if self._budget.max_patches is None else min(most, self._budget.max_patches)
         self.made_of: Sequence[str | Path] = of_family(family, {**self.arithmetic, "rest": self.choice.rest}, options)
         self._sessions = {kind: load(family, kind, options, self.choice, trace) for kind in family.piece_kinds}
         if self.choice.runtime == "openvino":
@@ -73,7 +73,7 @@ class FamilyHalf:
         What a piece gets does not depend on what else is in its run: to the bit up to `load.PREPACK` weights, beyond that to
         float32's rounding. Raises EngineError when a run fails.
         """
-        return [rows for run in runs(pieces, self._max_patches) for rows in self._run(run)]
+        return [rows for run in runs(pieces, self.max_patches) for rows in self._run(run)]
 
     def join(self, chunk: MediaChunk, arrays: Sequence[Rows]) -> Rows:
         """Arrays of a chunk's pieces → its (n_tokens, n_embd) rows."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
+from diptych.families.base import MediaHalf
 from diptych.options import Options
 from diptych.types import Piece
 
@@ -17,9 +18,9 @@ class Limits:
     max_tokens: int
 
     @classmethod
-    def of(cls, options: Options) -> Limits:
-        """Those of the options."""
-        return cls(options.encode_max_patches, options.encode_max_tokens)
+    def of(cls, half: MediaHalf, options: Options) -> Limits:
+        """Those of the options, fewer patches where the half has memory for no more."""
+        return cls(min(half.max_patches, options.encode_max_patches), options.encode_max_tokens)
 
 
 class Run:

@@ -332,7 +332,7 @@ class Engine:
         if half is None:
             return None
         disk = Disk(half, self.options.encode_disk_mib * 2**20) if self.options.encode_disk_mib else None
-        encoder = Encoder(half, Limits.of(self.options), self.options.encode_cache_mib * 2**20, self._trace, disk)
+        encoder = Encoder(half, Limits.of(half, self.options), self.options.encode_cache_mib * 2**20, self._trace, disk)
         stack.callback(encoder.close)
         return encoder
 

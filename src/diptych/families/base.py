@@ -206,6 +206,7 @@ class MediaHalf(Protocol):
     made_of: Sequence[str | Path]  # what rows depend on beside a chunk's key: settings, and files by content; empty: not known
     n_embd: int
     n_pos: int
+    max_patches: int  # of several pieces in a run
     placeholders: Mapping[MediaKind, tuple[str, ...]]
 
     @property
