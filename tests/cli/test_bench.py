@@ -328,6 +328,15 @@ def test_results_are_drawn(diptych: Diptych, tmp_path: Path, suffix: str) -> Non
     assert diptych(*given, "--force").code == 0
 
 
+def test_names_that_mean_something_elsewhere_are_drawn_and_shown_as_they_are(diptych: Diptych, tmp_path: Path) -> None:
+    given = results(tmp_path, row("encode", "mtmd", [1.0], picture="$a_{[red]文.png"), model="[bold]$\\frac{")
+    done = diptych("bench", "--from", given, "--plot", tmp_path / "out.png")
+    assert done.code == 0, done.err
+    assert done.err == ""
+    assert "$a_{[red]文.png" in done.out
+    assert done.out.startswith("[bold]$\\frac{")
+
+
 def test_the_longer_time_has_the_longer_bar(diptych: Diptych, tmp_path: Path) -> None:
     out = tmp_path / "out.png"
     rows = [row("encode", "mtmd", [4.0]), row("encode", "onnx f32", [1.0])]

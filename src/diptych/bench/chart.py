@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -44,7 +45,9 @@ def draw(results: Results, path: Path, *, force: bool = False) -> None:
     groups = [results.like(title) for title in results.titles]
     heights = [_BAR * len(rows) + 0.1 for rows in groups]
     height = sum(heights) + _GAP * len(groups) + _HEAD
-    with rc_context({"font.family": "DejaVu Sans", "font.size": 9.5, "text.color": _INK, "svg.hashsalt": "diptych"}):
+    with rc_context(
+        {"font.family": "DejaVu Sans", "font.size": 9.5, "text.color": _INK, "svg.hashsalt": "diptych", "text.parse_math": False}
+    ):
         figure = Figure(figsize=(_WIDTH, height))
         left = 0.14 + 0.068 * max(len(row.side) for row in results.rows)  # inches that labels take
         grid = figure.add_gridspec(
@@ -58,7 +61,8 @@ def draw(results: Results, path: Path, *, force: bool = False) -> None:
             tint = [colours[row.side] for row in rows]
             _time(figure.add_subplot(grid[i, 0]), results, rows, tint)
             _memory(figure.add_subplot(grid[i, 1]), results, rows, tint)
-        with whole_file(path, force=force) as part:
+        with warnings.catch_warnings(), whole_file(path, force=force) as part:
+            warnings.simplefilter("ignore")  # a letter of a file's name that the font lacks
             figure.savefig(part, format=path.suffix[1:].lower(), dpi=160, facecolor="white")
 
 
