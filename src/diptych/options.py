@@ -44,6 +44,12 @@ class Options(BaseSettings):
         Pooling | None, Field(description="Which rows an embedding is made of; by default the model's own pooling, else none.")
     ] = None
     threads: Annotated[int | None, Field(ge=1, description="CPU threads; by default the physical cores.")] = None
+    threads_while_encoding: Annotated[
+        int | None,
+        Field(
+            ge=1, description="CPU threads of the text half while the media half computes on the CPU; by default half of them."
+        ),
+    ] = None
     n_gpu_layers: Annotated[int, Field(description="Layers of the text half on the GPU; -1 means all.")] = -1
     cache_type_k: Annotated[CacheType, Field(description="Type of the K cache.")] = "f16"
     cache_type_v: Annotated[CacheType, Field(description="Type of the V cache.")] = "f16"
@@ -92,7 +98,7 @@ class Options(BaseSettings):
     ] = 1024
     encode_max_patches: Annotated[
         int, Field(ge=1, description="Most patches in one run of the encoder; a larger picture goes alone.")
-    ] = 1024  # with more, a run of several pictures gains nothing over a run of each, and gets slower; see benchmarks/batch.py
+    ] = 512  # beyond it a run of several pictures gains little over a run of each, then loses; see benchmarks/batch.py
     encode_memory: Annotated[
         int | None,
         Field(

@@ -16,6 +16,7 @@ import tiny
 from diptych import convert, deploy, export
 from diptych.deploy import OnnxHalf
 from diptych.encoder import foreign
+from diptych.encoder.batch import MediaBatch
 from diptych.encoder.foreign import ForeignHalf, open_foreign, pixels
 from diptych.encoder.half import FamilyHalf
 from diptych.errors import DiptychError, EngineError, FileError
@@ -92,6 +93,14 @@ def test_pixels_have_the_values_of_their_architecture(tmp_path: Path, architectu
     wanted = cell_means(values(stretched(media, (96, 64))), 32) @ onnx_files.mix(3)
     np.testing.assert_allclose(rows, wanted, rtol=0, atol=2e-5 * np.abs(wanted).max())
     assert (chunk.grid.h, chunk.grid.w, chunk.used, chunk.size) == (2, 3, (96, 64), (120, 90))
+
+
+def test_a_graph_with_one_input_takes_each_picture_alone(tmp_path: Path) -> None:
+    folder = onnx_files.smt(tmp_path, "Qwen3VL", "v.onnx", vision_model__input_width=96, vision_model__input_height=64, **CLIP)
+    onnx_files.pixels(folder / "v.onnx", (96, 64), 32)
+    opened = half(folder)
+    batch = MediaBatch(opened)
+    assert [batch.add(*opened.preprocess(picture(seed=seed), MediaSettings())) for seed in (0, 1)] == [True, False]
 
 
 def test_rows_of_qwen2_vl_are_cut_by_hand(tmp_path: Path) -> None:
