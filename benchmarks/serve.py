@@ -15,7 +15,6 @@ import asyncio
 import base64
 import io
 import json
-import re
 import socket
 import subprocess
 import sys
@@ -28,7 +27,7 @@ from pathlib import Path
 
 import httpx
 import numpy as np
-from measure import processor
+from measure import peak_memory, processor
 from PIL import Image
 
 from model import made
@@ -161,7 +160,7 @@ async def load(url: str, process: subprocess.Popen[bytes], clients: int, images:
 
         await asyncio.gather(*map(client, range(clients)))
         seconds = time.perf_counter() - start
-    return Result(2 * clients * args.tokens / seconds, first, between, peak(process.pid))
+    return Result(2 * clients * args.tokens / seconds, first, between, peak_memory(process.pid) / 1024)
 
 
 async def ask(http: httpx.AsyncClient, wanted: dict[str, object], first: list[float], between: list[float]) -> None:
@@ -195,12 +194,6 @@ def picture(seed: int, size: int) -> str:
     out = io.BytesIO()
     Image.fromarray(pixels).resize((size, size)).save(out, "PNG")
     return "data:image/png;base64," + base64.b64encode(out.getvalue()).decode()
-
-
-def peak(pid: int) -> float:
-    """The most memory a process had, in GB."""
-    found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
-    return int(found[1]) / 2**20 if found else float("nan")
 
 
 if __name__ == "__main__":
