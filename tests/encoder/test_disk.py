@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import subprocess
@@ -57,7 +58,7 @@ def start() -> Iterator[Start]:
     made: list[Encoder] = []
 
     def start(half: MediaHalf, max_bytes: int = MIB, cache_bytes: int = 0) -> Encoder:
-        made.append(Encoder(half, Limits.of(Options()), cache_bytes, OFF, Disk(half, max_bytes)))
+        made.append(Encoder(half, Limits(4096, 10**6), cache_bytes, OFF, Disk(half, max_bytes)))
         return made[-1]
 
     yield start
@@ -184,6 +185,28 @@ def test_a_place_that_cannot_be_written_to_costs_a_warning_and_nothing_else(
     said = [record.message for record in caplog.records if record.levelno >= logging.WARNING]
     assert len(said) == 1
     assert "not kept on disk" in said[0]
+
+
+def test_a_disk_that_takes_nothing_is_not_tried_again_at_once(
+    half: MediaHalf, place: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    tried: list[bytes] = []
+
+    def put(self: Folder, key: bytes, rows: Rows) -> None:
+        tried.append(key)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Folder, "put", put)
+    for pause, n in ((60, 1), (0, 3)):
+        monkeypatch.setattr("diptych.encoder.disk._PAUSE", pause)
+        disk = Disk(half, MIB)
+        for one in chunks(half, 3):
+            disk.put(one, np.ones((1, 4), np.float32))
+        disk.close()
+        assert len(tried) == n
+        assert [record.message.split(": ")[-1] for record in caplog.records] == ["No space left on device"]
+        tried.clear()
+        caplog.clear()
 
 
 def test_a_full_disk_costs_a_warning_and_nothing_else(place: Path) -> None:

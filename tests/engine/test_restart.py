@@ -46,12 +46,13 @@ def test_each_backend_has_rows_of_its_own(load: Load) -> None:
     assert [use.origin for use in last.media] == ["encoder", "encoder"]
 
 
-def test_limits_that_libmtmd_is_loaded_with_have_rows_of_their_own(load: Load) -> None:
+def test_limits_that_libmtmd_is_loaded_with_have_rows_of_their_own(load: Load, place: Path) -> None:
     options = {"encode_disk_mib": 8, "media_backend": "mtmd"}
     few, _ = told(load(**options, image_max_tokens=8))
     more, _ = told(load(**options, image_max_tokens=16))
     assert [use.origin for use in (*few.media, *more.media)] == ["encoder"] * 4
     assert few.usage.media_tokens < more.usage.media_tokens
+    assert len(list(place.iterdir())) == 4  # none took the place of another
 
 
 def test_nothing_is_written_where_it_is_switched_off(load: Load, place: Path) -> None:
