@@ -67,6 +67,21 @@ def slow_down(engine: Engine) -> None:
     half.encode = slow  # type: ignore[method-assign]
 
 
+def hold(engine: Engine) -> tuple[threading.Event, threading.Event]:
+    """Make the media half wait: whether it does, and what lets it go on."""
+    stuck, free, half = threading.Event(), threading.Event(), engine._half
+    assert half is not None
+    encode = half.encode
+
+    def waiting(pieces: Sequence[Piece]) -> list[Rows]:
+        stuck.set()
+        assert free.wait(20)
+        return encode(pieces)
+
+    half.encode = waiting  # type: ignore[method-assign]
+    return stuck, free
+
+
 def stages(events: Iterable[dict[str, Any]]) -> list[Stage]:
     """Runs of the encoder, and of the slots what they prefill and decode."""
     out = []
@@ -106,21 +121,12 @@ def test_where_the_engine_waits_for_each_picture_nothing_is_decoded_meanwhile(
     assert overlaps(load, side_by_side, tmp_path / "trace.json") <= {("prefill", "decode")}
 
 
-def test_while_the_encoder_is_stuck_others_are_answered(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_while_the_encoder_is_stuck_others_are_answered(load: Load) -> None:
     seen, other = request(png(9), "what", n=24), request("the user", n=24)
     alone = [tokens(load(), one) for one in (seen, other, WANTED[0])]
     engine = load(n_parallel=3)
     tokens(engine, seen)  # its picture is in the cache
-    stuck, free, half = threading.Event(), threading.Event(), engine._half
-    assert half is not None
-    encode = half.encode
-
-    def sticking(pieces: Sequence[Piece]) -> list[Rows]:
-        stuck.set()
-        assert free.wait(20)
-        return encode(pieces)
-
-    monkeypatch.setattr(half, "encode", sticking)
+    stuck, free = hold(engine)
 
     async def main() -> list[tuple[int, ...]]:
         waiting = asyncio.create_task(collect(engine, WANTED[0]))
@@ -132,6 +138,31 @@ def test_while_the_encoder_is_stuck_others_are_answered(load: Load, monkeypatch:
         return [*others, joined(await waiting)]
 
     assert asyncio.run(main()) == alone
+
+
+@pytest.mark.parametrize(
+    ("options", "beside"),
+    [({"threads": 2}, 1), ({"threads": 1}, 1), ({"threads": 2, "threads_while_encoding": 9}, 2)],
+    ids=["half of them", "one there is", "as many as there are"],
+)
+def test_while_a_picture_is_encoded_the_text_half_leaves_cores_to_it(load: Load, options: dict[str, int], beside: int) -> None:
+    engine = load(n_parallel=2, **options)
+    context, (stuck, free) = engine._context, hold(engine)
+    seen: list[int] = []
+    decode = context.decode
+    context.decode = lambda batch: seen.append(context.n_threads) or decode(batch)  # type: ignore[method-assign]
+
+    async def main() -> None:
+        waiting = asyncio.create_task(collect(engine, request(png(), n=1)))
+        await asyncio.to_thread(wait_until, stuck.is_set)
+        seen.clear()
+        await collect(engine, request("the", n=3))
+        assert set(seen) == {beside}
+        free.set()
+        await waiting
+
+    asyncio.run(main())
+    assert seen[-1] == options["threads"]
 
 
 @pytest.mark.parametrize("form", ["chat", "prompt"])

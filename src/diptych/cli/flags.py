@@ -44,8 +44,8 @@ MEDIA = (
     "encode_max_tokens", "encode_max_patches", "encode_memory", "warmup",
 )  # fmt: skip
 TEXT = (
-    "n_ctx", "n_batch", "n_ubatch", "threads", "n_gpu_layers", "cache_type_k", "cache_type_v", "flash_attn", "mmap", "mlock",
-    "chat_template", "chat_template_file",
+    "n_ctx", "n_batch", "n_ubatch", "threads", "threads_while_encoding", "n_gpu_layers", "cache_type_k", "cache_type_v",
+    "flash_attn", "mmap", "mlock", "chat_template", "chat_template_file",
 )  # fmt: skip
 TRACE = ("trace", "trace_ops")
 CACHES = ("encode_cache_mib", "encode_disk_mib")

@@ -18,7 +18,7 @@ from diptych.encoder.work import Encoding, Job, Task, Work
 from diptych.errors import DiptychError, EngineError, UnusableMedia
 from diptych.families.base import MediaHalf, Rows
 from diptych.trace import OFF, Trace
-from diptych.types import MediaChunk
+from diptych.types import MediaChunk, Piece
 
 __all__ = ["Counters", "Encoder", "Encoding"]
 
@@ -71,6 +71,7 @@ class Encoder:
         self._changed = threading.Condition()
         self._closed = False
         self._counters = Counters()
+        self.running = False  # the media half computes just now
         self._thread = threading.Thread(target=self._loop, name="diptych-encoder", daemon=True)
         self._thread.start()
 
@@ -196,7 +197,7 @@ class Encoder:
         with self._trace.span("encode", _LANE, pieces=len(pieces), patches=total, requests=requests):
             for request in requests:
                 self._trace.flow(request, "step", _LANE, time.perf_counter())
-            arrays = self._half.encode(pieces)
+            arrays = self._encoded(pieces)
         seconds = time.perf_counter() - start
         self._count(runs=1, pieces=len(pieces), patches=total, encode_seconds=seconds)
         for task, array in zip(tasks, arrays, strict=True):
@@ -205,6 +206,13 @@ class Encoder:
         for job in dict.fromkeys(task.job for task in tasks):
             if not job.missing:
                 self._deliver(job)
+
+    def _encoded(self, pieces: Sequence[Piece]) -> Sequence[Rows]:
+        self.running = True
+        try:
+            return self._half.encode(pieces)
+        finally:
+            self.running = False
 
     def _deliver(self, job: Job) -> None:
         """Join, check and keep the rows of a chunk, and hand them to all who wait for it."""

@@ -137,6 +137,16 @@ class Context(Native):
         finally:
             lib.llama_set_causal_attn(pointer, True)
 
+    def use_threads(self, n: int) -> None:
+        """Compute with `n` threads from the next batch on."""
+        if n != self.n_threads:
+            lib.llama_set_n_threads(self.pointer, n, n)
+
+    @property
+    def n_threads(self) -> int:
+        """Threads that compute."""
+        return int(lib.llama_n_threads(self.pointer))
+
     def logits(self, i: int) -> NDArray[np.float32]:
         """(n_vocab,) logits of the `i`-th segment of the last batch that wanted them, a copy."""
         return self.logits_view(i).copy()
