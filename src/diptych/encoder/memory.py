@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from diptych.encoder.precision import Choice, Precision, Runtime
 from diptych.errors import EngineError, MediaTooLarge
 from diptych.families.base import Family
+from diptych.families.lattice import N_TAPS, POSITIONS
 from diptych.families.packed import Packed
 from diptych.types import Piece
 
@@ -24,6 +25,7 @@ MIB = 2**20
 _FLOAT = 4  # bytes
 _BYTES: Mapping[Precision, int] = {"f32": 4, "bf16": 2, "f16": 2, "int8": 1}  # of a number in a linear layer's matrix
 _CHANNELS = 3
+_QKV = 3  # query, key and value in one array, which stands beside what is made of it
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class _Arrays:
 
 _ARRAYS: Mapping[tuple[Runtime, Precision], _Arrays] = {
     ("onnxruntime", "f32"): _Arrays(11.5, 0, 2.85, 5.2, 30 * MIB),
-    ("onnxruntime", "int8"): _Arrays(12, 0, 3, 5.2, 40 * MIB),
+    ("onnxruntime", "int8"): _Arrays(12, 0, 3, 5.2, 20 * MIB),
     ("openvino", "f32"): _Arrays(0, 12, 2.4, 4.7, 50 * MIB),
     ("openvino", "bf16"): _Arrays(0, 6.5, 2.2, 4.1, 55 * MIB),
     ("openvino", "int8"): _Arrays(0, 6.3, 1.15, 3.4, 60 * MIB),
@@ -112,8 +114,12 @@ def _weights(family: Family, choice: Choice) -> int:
 def _patch(family: Family, choice: Choice) -> int:
     """Bytes that a patch takes in a run."""
     hp, arrays = family.hp, _arrays(choice)
-    gated = "v.blk.0.ffn_gate.weight" in family.weights.tensors
+    tensors = family.weights.tensors
+    gated = "v.blk.0.ffn_gate.weight" in tensors
     mlp = arrays.beside * hp.n_embd + (arrays.gated if gated else arrays.plain) * hp.n_ff
+    if choice.runtime == "openvino":
+        fused, learned = "v.blk.0.attn_qkv.weight" in tensors, POSITIONS in tensors
+        mlp += (fused * _QKV + learned * N_TAPS) * hp.n_embd
     fed = _CHANNELS * hp.patch_size**2 * (family.n_frames if isinstance(family, Packed) else 1)
     rows = 2 * family.n_embd / hp.n_merge**2  # the runtime's and those handed out
     return math.ceil(_FLOAT * (max(arrays.attention * hp.n_embd, mlp) + fed + rows))
