@@ -48,6 +48,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=32, help="length of every answer")
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads-while-encoding", type=int, help="of the text half; as many as --threads to see what it gains")
     parser.add_argument("--cores", type=int, nargs="*", help="the cores to run on, by number; by default all")
     parser.add_argument("--precision", default="auto", help="of the media half")
     args = parser.parse_args()
@@ -55,8 +56,9 @@ def main() -> None:
         os.sched_setaffinity(0, args.cores)
     text, mmproj = made(args.cache)
     options = Options(
-        n_ctx=8192, n_parallel=args.requests, threads=args.threads, precision=args.precision, warmup=True, encode_cache_mib=0
-    )
+        n_ctx=8192, n_parallel=args.requests, threads=args.threads, threads_while_encoding=args.threads_while_encoding,
+        precision=args.precision, warmup=True, encode_cache_mib=0, encode_disk_mib=0,
+    )  # fmt: skip
     with Engine.load(model=text, mmproj=mmproj, options=options) as engine:
         print(
             f"{processor()}, {len(os.sched_getaffinity(0))} cores, {args.threads} threads; {args.requests} requests", flush=True

@@ -90,8 +90,9 @@ def first_token(args: argparse.Namespace) -> None:
     """The share of preprocessing in the time to the first token, for a request of one photo and one of several."""
     text, mmproj = made(args.cache)
     options = Options(
-        n_ctx=8192, threads=args.threads, precision=args.precision, max_pixels=args.size**2, warmup=True, encode_cache_mib=0
-    )
+        n_ctx=8192, threads=args.threads, precision=args.precision, max_pixels=args.size**2, warmup=True, encode_cache_mib=0,
+        encode_disk_mib=0,
+    )  # fmt: skip
     with Engine.load(model=text, mmproj=mmproj, options=options) as engine:
         for n in (1, args.workers):
             timings = [asyncio.run(asked(engine, [photo(1 + run * n + i) for i in range(n)])).timings for run in range(2)]
