@@ -6,7 +6,19 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from check import check_caught, check_family, check_marks, check_missing, far, media, rows_of, swapped, within
+from check import (
+    check_caught,
+    check_family,
+    check_marks,
+    check_missing,
+    check_precisions,
+    far,
+    half_of,
+    media,
+    rows_of,
+    swapped,
+    within,
+)
 from checkpoints import Checkpoint, mmproj, of_shapes
 from reference import check_frames, check_limits, check_rope_index, check_sizes, model, processor_class, transformers
 
@@ -169,3 +181,12 @@ def test_limits_that_exclude_each_other_are_refused(checkpoint: Checkpoint) -> N
     family = families.for_architecture("Qwen2VLForConditionalGeneration")(mmproj(checkpoint("usual")))
     with pytest.raises(InputError, match="min_pixels is 9000, more than max_pixels, 8000"):
         family.preprocess(media(gradient(56, 56)), MediaSettings(min_pixels=9000, max_pixels=8000))
+
+
+def test_arithmetic_that_is_too_coarse_breaks_its_gate(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Numbers of 4 bits in the place of 8."""
+    monkeypatch.setattr("diptych.graph.int8._MOST", 7)
+    half = half_of(mmproj(checkpoint("usual")))
+    with pytest.raises(AssertionError, match="'int8'"):
+        check_precisions(half, half.preprocess(media(noise(84, 56)), MediaSettings()))
+    half.close()

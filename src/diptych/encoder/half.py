@@ -71,7 +71,8 @@ class FamilyHalf:
         `encode_memory` asks for it; a larger piece goes alone.
 
         What a piece gets does not depend on what else is in its run: to the bit up to `load.PREPACK` weights, beyond that to
-        float32's rounding. Raises EngineError when a run fails.
+        float32's rounding. In int8 by ONNX Runtime, which has one scale for all of a run, it is within the precision's gate.
+        Raises EngineError when a run fails.
         """
         return [rows for run in runs(pieces, self.max_patches) for rows in self._run(run)]
 
