@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import atexit
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,9 +10,6 @@ import pytest
 
 # tests hold rows against references to the last digits; those of other precisions ask for them by name
 os.environ.setdefault("DIPTYCH_PRECISION", "f32")
-if "DIPTYCH_HOME" not in os.environ:  # nor do they fill the user's cache
-    os.environ["DIPTYCH_HOME"] = tempfile.mkdtemp(prefix="diptych-tests-")
-    atexit.register(shutil.rmtree, os.environ["DIPTYCH_HOME"], ignore_errors=True)
 # a picture that one test has encoded is new to the next; those of the cache on disk ask for it by name
 os.environ["DIPTYCH_ENCODE_DISK_MIB"] = "0"
 
