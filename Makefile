@@ -21,7 +21,7 @@ docs: .venv/tested
 		{ echo "Diptych needs Python 3.11 or newer; this is $$($(PYTHON) --version). Run: make PYTHON=python3.12"; exit 1; }
 	@test -d .venv || $(PYTHON) -m venv .venv
 	@echo "Installing Diptych into .venv. llama.cpp is compiled for this machine: about five minutes on two cores."
-	@.venv/bin/python scripts/install.py -e .
+	@.venv/bin/python scripts/install.py -e ".[openvino]"
 	@touch $@
 
 .venv/tested: .venv/installed
