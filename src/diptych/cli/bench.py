@@ -57,14 +57,8 @@ From = Annotated[Path | None, typer.Option("--from", help="Show or draw what --j
 
 
 @with_options(*flags.TEXT, *(name for name in flags.MEDIA if name not in _OWN))
+@model.with_model
 def command(
-    deployment: model.Name = None,
-    text: model.Text = None,
-    mmproj: model.Mmproj = None,
-    smt_config_dir: model.Smt = None,
-    hf: model.Hf = None,
-    hf_revision: model.Revision = None,
-    offline: model.Offline = False,
     measure: Measures = None,
     size: Sizes = None,
     image: Images = None,
@@ -79,6 +73,7 @@ def command(
     force: console.Force = False,
     as_json: console.Json = False,
     *,
+    named: model.Named,
     options: Options,
 ) -> None:
     """Measure how fast a model is on this machine, and compare backends and precisions.
@@ -92,20 +87,17 @@ def command(
         chart.check(plot)
         check_output(plot, force=force, inputs=[given] if given else [])
     if given:
-        if named := deployment or text or mmproj or smt_config_dir or hf:
-            raise InputError(f"--from {given} shows what was measured before, and {named} would be measured; leave one out")
+        if named.any:
+            raise InputError(f"--from {given} shows what was measured before, and {named.any} would be measured; leave one out")
         return show(results.read(given), plot, force=force, as_json=as_json)
-    files = model.chosen(
-        deployment, model=text, mmproj=mmproj, smt=smt_config_dir, hf=hf, revision=hf_revision, offline=offline,
-        absolute=options.allow_absolute_paths, text_needed=False,
-    )  # fmt: skip
+    files = named.find(absolute=options.allow_absolute_paths, text_needed=False)
     # no picture is to be found on disk from an earlier time
     options = options.model_copy(update={"threads": options.threads or default_threads(), "encode_disk_mib": 0})
     sides, pictures = compared(files, media_backend, precision, size or [], image or [], options)
     wanted = jobs(measures_of(measure, files), files, options, Amounts(rounds, runs, prompt_tokens, tokens), sides, pictures)
     with progress() as tell:
         rows, failures = turns.run(wanted, tell)
-    name, on = name_of(files, deployment or hf), machine(options)
+    name, on = name_of(files, named.deployment or named.hf), machine(options)
     found = Results(name, on, versions(), rounds, runs, tuple(rows), tuple(failures))
     show(results.with_notes(found), plot, force=force, as_json=as_json)
 

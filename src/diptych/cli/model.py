@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -33,6 +35,55 @@ Revision = Annotated[
     str | None, typer.Option("--hf-revision", help="Branch, tag or commit of -hf. A branch asks for its newest.")
 ]
 Offline = Annotated[bool, typer.Option("--offline", help="Take what is downloaded, and ask no network; also DIPTYCH_OFFLINE=1.")]
+
+
+@dataclass(frozen=True)
+class Named:
+    """A model as the flags of a command name it."""
+
+    deployment: str | None = None
+    text: Path | None = None
+    mmproj: Path | None = None
+    smt_config_dir: Path | None = None
+    hf: str | None = None
+    hf_revision: str | None = None
+    offline: bool = False
+
+    @property
+    def any(self) -> str | Path | None:
+        """What names it, if anything does."""
+        return self.deployment or self.text or self.mmproj or self.smt_config_dir or self.hf
+
+    def find(self, *, absolute: bool = False, text_needed: bool = True) -> Deployment:
+        """The deployment it names, as `chosen` has it."""
+        return chosen(
+            self.deployment, model=self.text, mmproj=self.mmproj, smt=self.smt_config_dir, hf=self.hf,
+            revision=self.hf_revision, offline=self.offline, absolute=absolute, text_needed=text_needed,
+        )  # fmt: skip
+
+
+_FLAGS: dict[str, Any] = {
+    "deployment": Name, "text": Text, "mmproj": Mmproj, "smt_config_dir": Smt, "hf": Hf, "hf_revision": Revision,
+    "offline": Offline,
+}  # fmt: skip
+
+
+def with_model(function: Callable[..., None]) -> Callable[..., None]:
+    """Replace the parameter `named: Named` of a command by the flags that name a model, before all others."""
+    signature = inspect.signature(function, eval_str=True)
+    flags = [
+        inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=_FLAGS[f.name])
+        for f in fields(Named)
+    ]
+    own = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in signature.parameters.values() if p.name != "named"]
+
+    def command(**given: Any) -> None:  # noqa: ANN401
+        function(named=Named(**{flag.name: given.pop(flag.name) for flag in flags}), **given)
+
+    command.__doc__ = function.__doc__
+    command.__name__ = function.__name__
+    command.__signature__ = signature.replace(parameters=[*flags, *own])  # type: ignore[attr-defined]
+    return command
 
 
 def chosen(

@@ -28,14 +28,8 @@ Audio = Annotated[
 
 @with_options(*flags.TEXT, *flags.MEDIA, "encode_disk_mib", *flags.TRACE)
 @with_sampling
+@model.with_model
 def command(
-    deployment: model.Name = None,
-    text: model.Text = None,
-    mmproj: model.Mmproj = None,
-    smt_config_dir: model.Smt = None,
-    hf: model.Hf = None,
-    hf_revision: model.Revision = None,
-    offline: model.Offline = False,
     prompt: Annotated[str | None, typer.Option("-p", "--prompt", help="What to ask; without it, a chat.")] = None,
     image: Image = None,
     audio: Audio = None,
@@ -44,6 +38,7 @@ def command(
     stop: Annotated[list[str] | None, typer.Option("--stop", help="End the answer before this text; repeatable.")] = None,
     as_json: console.Json = False,
     *,
+    named: model.Named,
     options: Options,
     sampling: Given,
 ) -> None:
@@ -55,10 +50,7 @@ def command(
     """
     if as_json and prompt is None:
         raise InputError("--json gives one answer, and there is no question; add -p TEXT")
-    files = model.chosen(
-        deployment, model=text, mmproj=mmproj, smt=smt_config_dir, hf=hf, revision=hf_revision, offline=offline,
-        absolute=options.allow_absolute_paths,
-    )  # fmt: skip
+    files = named.find(absolute=options.allow_absolute_paths)
     with Engine.load(files, options=options) as engine:
         wanted = replace(engine.default_sampling, **sampling)
         chat = Chat(engine, wanted, None if max_tokens < 0 else max_tokens, tuple(stop or ()), options, system)

@@ -28,16 +28,11 @@ Always = Annotated[
 
 @with_options(*flags.SERVER, *flags.TEXT, *flags.SHARED, *flags.TRACE, *flags.MEDIA)
 @with_sampling
+@model.with_model
 def command(
-    deployment: model.Name = None,
-    text: model.Text = None,
-    mmproj: model.Mmproj = None,
-    smt_config_dir: model.Smt = None,
-    hf: model.Hf = None,
-    hf_revision: model.Revision = None,
-    offline: model.Offline = False,
     always: Always = False,
     *,
+    named: model.Named,
     options: ServerOptions,
     sampling: Given,
 ) -> None:
@@ -48,13 +43,10 @@ def command(
     """
     from diptych.server import run
 
-    files = model.chosen(
-        deployment, model=text, mmproj=mmproj, smt=smt_config_dir, hf=hf, revision=hf_revision, offline=offline,
-        absolute=options.allow_absolute_paths,
-    )  # fmt: skip
+    files = named.find(absolute=options.allow_absolute_paths)
     run.log_to_stderr(options)
     tell = _in_log if options.log_json else _on_screen
-    name = _name(deployment, hf, str(files.text_half))
+    name = _name(named.deployment, named.hf, str(files.text_half))
 
     def load() -> Engine:
         engine = Engine.load(files, options=options, access=Access.server(options))

@@ -21,14 +21,8 @@ MARKS = {True: "[green]ok[/]", False: "[bold red]broken[/]", None: "[dim]not bou
 
 
 @with_options(*flags.TEXT, *(name for name in flags.MEDIA if name != "warmup"))
+@model.with_model
 def command(
-    deployment: model.Name = None,
-    text: model.Text = None,
-    mmproj: model.Mmproj = None,
-    smt_config_dir: model.Smt = None,
-    hf: model.Hf = None,
-    hf_revision: model.Revision = None,
-    offline: model.Offline = False,
     checkpoint: Annotated[
         Path | None, typer.Option("--checkpoint", help="The checkpoint's folder: compare with transformers too.")
     ] = None,
@@ -38,6 +32,7 @@ def command(
     prompt: Annotated[str, typer.Option("-p", "--prompt", help="What is asked about each.")] = QUESTION,
     as_json: console.Json = False,
     *,
+    named: model.Named,
     options: Options,
 ) -> None:
     """Compare both halves with libmtmd and transformers, before you trust them.
@@ -46,10 +41,7 @@ def command(
     halves were made of runs there too. Pixels, tokens, positions, embeddings and the first greedy tokens are compared.
     The exit code is 1 when a bound is broken.
     """
-    files = model.chosen(
-        deployment, model=text, mmproj=mmproj, smt=smt_config_dir, hf=hf, revision=hf_revision, offline=offline,
-        absolute=options.allow_absolute_paths, text_needed=False,
-    )  # fmt: skip
+    files = named.find(absolute=options.allow_absolute_paths, text_needed=False)
     pictures = {p: load(Source("image", url=p), Access.local(options)) for p in image or ()}
     found = list(verify(files, pictures or made_pictures(), options, checkpoint=checkpoint, question=prompt))
     broken = sum(line.ok is False for line in found)
