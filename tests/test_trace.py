@@ -228,7 +228,7 @@ def test_an_engine_tells_what_a_request_did_in_lanes_that_do_not_cross(tmp_path:
     for event in sorted(events(path), key=lambda e: (e["ts"], -e["dur"])):
         by_lane.setdefault(named[event["tid"]], []).append(event)
     names = {lane: {e["name"] for e in spans} for lane, spans in by_lane.items()}
-    assert names["worker_0"] == {"preprocess"}
+    assert names["worker_0"] == {"preprocess", "picture"}
     assert names["encoder"] == {"encode", "join"}
     assert {"prefill", "media prefill", "decode", "sample"} <= names["slot 0"]
     assert {"decode tokens", "decode media"} <= names["engine"]

@@ -155,7 +155,7 @@ def test_rows_that_would_spoil_the_cache_leave_the_neighbour_unharmed(
     encode = half.encode
     monkeypatch.setattr(half, "encode", lambda pieces: [np.full_like(r, poison) if len(r) == 100 else r for r in encode(pieces)])
     if not seen:
-        monkeypatch.setattr("diptych.encoder.encoder.fault", lambda *_: "")
+        monkeypatch.setattr("diptych.encoder.rows.fault", lambda *_: "")
     assert beside(engine, request(png(0, 280, 280), "what"), EngineError if seen else InputError) == undisturbed
     assert max(batches) == (1 if seen else 2)
 
