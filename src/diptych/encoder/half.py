@@ -22,10 +22,7 @@ from diptych.types import Media, MediaChunk, MediaKind, MediaSettings, Piece
 
 def open_half(mmproj: Path, options: Options, trace: Trace = OFF) -> MediaHalf:
     """The media half of an mmproj file. Raises FileError, UnknownModel or EngineError when it cannot be had."""
-    half = FamilyHalf(families.open_family(mmproj), options, trace)
-    if options.warmup:
-        half.warm_up()
-    return half
+    return FamilyHalf(families.open_family(mmproj), options, trace)
 
 
 class FamilyHalf:
@@ -48,8 +45,8 @@ class FamilyHalf:
         self.max_patches = most if self._budget.max_patches is None else min(most, self._budget.max_patches)
         self.made_of: Sequence[str | Path] = of_family(family, {**self.arithmetic, "rest": self.choice.rest}, options)
         self._sessions = {kind: load(family, kind, options, self.choice, trace) for kind in family.piece_kinds}
-        if self.choice.runtime == "openvino":
-            self.warm_up()  # it rearranges the weights in the first run, which takes less memory with a small picture
+        if options.warmup or self.choice.runtime == "openvino":
+            self.warm_up()  # OpenVINO rearranges the weights in the first run, which takes less memory with a small picture
 
     def preprocess(self, media: Media, settings: MediaSettings) -> list[MediaChunk]:
         """Media → chunks with their pieces. Raises MediaTooLarge for what `encode_memory` has no room for."""

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from diptych.encoder.mapped import released
 from diptych.encoder.precision import EXTRA, Precision
+from diptych.encoder.prepared import DATA
 from diptych.errors import EngineError, FileError, MissingExtra
 from diptych.options import Options
 from diptych.trace import OFF, Trace
@@ -60,7 +61,7 @@ class OpenVinoSession:
             raise EngineError(
                 f"this CPU computes in {found} where precision {precision} needs {asked}; choose another --precision"
             )
-        self._weights = model.with_name("weights.bin").resolve()
+        self._weights = model.with_name(DATA).resolve()
         self._outputs = {name: i for i, port in enumerate(compiled.outputs) for name in port.names}
         self._inputs = {port.any_name: port.element_type.to_dtype() for port in compiled.inputs}
         self._lock = threading.Lock()
