@@ -16,7 +16,7 @@ test: .venv/tested
 docs: .venv/tested
 	$(BIN)/python scripts/docs.py
 
-.venv/installed: pyproject.toml
+.venv/installed: pyproject.toml $(wildcard kernels/*)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Diptych needs Python 3.11 or newer; this is $$($(PYTHON) --version). Run: make PYTHON=python3.12"; exit 1; }
 	@test -d .venv || $(PYTHON) -m venv .venv

@@ -80,8 +80,8 @@ class Options(BaseSettings):
         Field(description="Arithmetic of the media half; auto takes int8 where the CPU is made for it, else f32."),
     ] = "auto"
     media_runtime: Annotated[
-        Literal["auto", "onnxruntime", "openvino"],
-        Field(description="What runs the media half's graphs; auto goes by precision."),
+        Literal["auto", "onnxruntime", "openvino", "kernels"],
+        Field(description="What runs the media half's graphs; kernels is ONNX Runtime with Diptych's own for int8."),
     ] = "auto"
     providers: Annotated[tuple[str, ...], Field(description="Execution providers of the media half, best first.")] = (
         "CPUExecutionProvider",

@@ -101,7 +101,7 @@ def runtime() -> dict[str, str]:
         chosen = choose(options)
     except (EngineError, MissingExtra) as error:
         return {f"precision {options.precision}": str(error)}
-    names = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
+    names = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "kernels": "Diptych's kernels in ONNX Runtime"}
     return {f"precision {options.precision}": f"{chosen.precision} by {names[chosen.runtime]}: {chosen.why}"}
 
 

@@ -61,14 +61,15 @@ class FamilyHalf:
     def batch_key(self, piece: Piece) -> Hashable:
         """Pieces with equal keys go into one run; a portable graph takes those of one lattice."""
         key = self.family.batch_key(piece)
-        return key if self.choice.runtime == "onnxruntime" else (key, piece.grid)
+        return (key, piece.grid) if self.choice.runtime == "openvino" else key
 
     def encode(self, pieces: Sequence[Piece]) -> list[Rows]:
         """The rows of each piece, all of one batch key, in runs of at most `encode_max_patches`, fewer where
         `encode_memory` asks for it; a larger piece goes alone.
 
-        What a piece gets does not depend on what else is in its run: to the bit up to `load.PREPACK` weights, beyond that to
-        float32's rounding. In int8 by ONNX Runtime, which has one scale for all of a run, it is within the precision's gate.
+        What a piece gets does not depend on what else is in its run: to the bit by the kernels and up to `load.PREPACK`
+        weights, beyond that to float32's rounding. In int8 by ONNX Runtime alone, which has one scale for all of a run, it is
+        within the precision's gate.
         Raises EngineError when a run fails.
         """
         return [rows for run in runs(pieces, self.max_patches) for rows in self._run(run)]

@@ -49,7 +49,7 @@ def of_runtime(arithmetic: Mapping[str, str], options: Options) -> tuple[str, ..
     told: Mapping[str, object] = {"options": options.provider_options, "libraries": options.ep_libraries}
     release = ""
     with suppress(PackageNotFoundError):  # ONNX Runtime comes under several names
-        release = version(arithmetic["runtime"])
+        release = version("openvino" if arithmetic["runtime"] == "openvino" else "onnxruntime")
     return json.dumps(dict(arithmetic), sort_keys=True), release, json.dumps(told, sort_keys=True)
 
 

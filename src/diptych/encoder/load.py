@@ -8,6 +8,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from diptych.encoder.kernels import LIBRARY
 from diptych.encoder.openvino import OpenVinoSession
 from diptych.encoder.ort import OrtSession
 from diptych.encoder.precision import Choice
@@ -31,6 +32,8 @@ def load(family: Family, kind: str, options: Options, choice: Choice, trace: Tra
     with prepared(family, kind, choice.precision, choice.runtime) as model:
         if choice.runtime == "openvino":
             return OpenVinoSession(model, options, choice.precision, choice.rest, trace)
+        if choice.runtime == "kernels":
+            return OrtSession(model, options, operators=LIBRARY, trace=trace)
         return OrtSession(model, options, trace=trace)  # int8, which it packs: what is mapped of the file is let go
 
 

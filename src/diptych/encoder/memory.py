@@ -47,6 +47,7 @@ class _Arrays:
 _ARRAYS: Mapping[tuple[Runtime, Precision], _Arrays] = {
     ("onnxruntime", "f32"): _Arrays(11.5, 0, 2.85, 5.2, 30 * MIB),
     ("onnxruntime", "int8"): _Arrays(12, 0, 3, 5.2, 20 * MIB),
+    ("kernels", "int8"): _Arrays(8, 0, 2.3, 4.2, 20 * MIB),
     ("openvino", "f32"): _Arrays(0, 12, 2.4, 4.7, 50 * MIB),
     ("openvino", "bf16"): _Arrays(0, 6.5, 2.2, 4.1, 55 * MIB),
     ("openvino", "int8"): _Arrays(0, 6.3, 1.15, 3.4, 60 * MIB),

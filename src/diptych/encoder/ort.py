@@ -34,7 +34,7 @@ class OrtSession:
     `model` is an ONNX file with its external data beside it, or such a file's bytes, with the data in `folder`. Data is
     used where it lies, mapped into memory; what lies in no file comes in `arrays`, name → (array, ONNX's number of its
     type). `prepack` rearranges the weights ahead: each row of the output then has the same bits whatever other rows are
-    computed with it. A trace with `ops` gets the operators of the first runs.
+    computed with it. `operators` is a library of such that the graph needs. A trace with `ops` gets those of the first runs.
     """
 
     def __init__(
@@ -45,6 +45,7 @@ class OrtSession:
         folder: Path | None = None,
         arrays: Mapping[str, tuple[NDArray[Any], int]] | None = None,
         prepack: bool = True,
+        operators: Path | None = None,
         trace: Trace = OFF,
     ) -> None:
         """Raises EngineError when a provider is not there or does not start, FileError when the graph cannot be loaded."""
@@ -64,6 +65,8 @@ class OrtSession:
         given = None if libraries else [(name, options.provider_options.get(name, {})) for name in options.providers]
         what = model if isinstance(model, Path) else "the media half"
         try:
+            if operators:
+                settings.register_custom_ops_library(str(operators))
             self._session = ort.InferenceSession(
                 str(model) if isinstance(model, Path) else model, settings, providers=given, enable_fallback=0
             )

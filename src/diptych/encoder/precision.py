@@ -1,10 +1,11 @@
-"""Which arithmetic a media half computes in, and which runtime does it: a rule over what the machine has.
+"""Which arithmetic a media half computes in, and what does it: a rule over what the machine has.
 
     f32   ONNX Runtime, on any machine: equal to the reference up to rounding
     bf16  OpenVINO, on CPUs with bfloat16 products
     f16   OpenVINO, on CPUs with float16 arithmetic
-    int8  OpenVINO, or ONNX Runtime where that is not installed: weights and the products of linear layers in int8
-    auto  int8 by OpenVINO on CPUs that have products of int8 and of bfloat16, else f32
+    int8  the linear layers in int8: ONNX Runtime with Diptych's kernels on CPUs they are for, else OpenVINO, or ONNX
+          Runtime alone where that is not installed. CPUs with matrix units (AMX) are OpenVINO's, which knows these
+    auto  int8 by the kernels or by OpenVINO on CPUs that have products of int8 and of bfloat16, else f32
 
 Where a machine tells no features of its CPU (Windows, a Mac of Intel's), auto is f32, and OpenVINO itself says whether it
 can do what is asked for. Execution providers that the user names, and ONNX files made by others, are run as they are, in
@@ -14,22 +15,24 @@ f32.
 from __future__ import annotations
 
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
+from diptych.encoder import kernels
 from diptych.errors import EngineError, MissingExtra
 from diptych.options import Options
 
 Precision = Literal["f32", "bf16", "f16", "int8"]
-Runtime = Literal["onnxruntime", "openvino"]
+Runtime = Literal["onnxruntime", "openvino", "kernels"]  # "kernels" is ONNX Runtime with Diptych's own
 
 # names of /proc/cpuinfo, of x86 and of Arm
 INT8 = frozenset({"avx512_vnni", "avx_vnni", "amx_int8", "i8mm"})
 BF16 = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 F16 = frozenset({"avx512_fp16", "amx_fp16", "asimdhp"})
+AMX = frozenset({"amx_int8", "amx_bf16"})
 WATCHED = ("avx2", "avx512f", *sorted(INT8), *sorted(BF16), *sorted(F16), "asimd", "asimddp", "sve")
 EXTRA = "OpenVINO runs the media half in bf16, f16 and, fastest, int8, and is not installed: pip install 'diptych[openvino]'"
 _CPU = ("CPUExecutionProvider",)
@@ -37,8 +40,8 @@ _CPU = ("CPUExecutionProvider",)
 
 @dataclass(frozen=True)
 class Choice:
-    """What a media half computes in, and by what. `rest` is what an int8 half computes in beside the linear layers; `why`
-    says in a few words what decided."""
+    """What a media half computes in, and by what. `rest` is what an int8 half's attention is in, and by OpenVINO all else
+    beside the linear layers; `why` says in a few words what decided."""
 
     precision: Precision
     runtime: Runtime
@@ -46,53 +49,86 @@ class Choice:
     why: str
 
 
-def choose(options: Options, features: frozenset[str] | None = None, has_openvino: bool | None = None) -> Choice:
-    """The arithmetic and the runtime of a media half, by the options and what the machine has (by default this one).
+@dataclass(frozen=True)
+class Machine:
+    """What decides: the features of the CPU, by Linux's names, and what is installed."""
+
+    features: frozenset[str]
+    openvino: bool
+    kernels: bool
+
+    @property
+    def runs_kernels(self) -> bool:
+        return self.kernels and kernels.FEATURES <= self.features
+
+
+def choose(options: Options, machine: Machine | None = None) -> Choice:
+    """The arithmetic and the runtime of a media half, by the options and what a machine has (by default this one).
 
     Raises EngineError for what the machine or the runtime cannot do, MissingExtra for what OpenVINO could.
     """
-    features = cpu_features() if features is None else features
-    has_openvino = _has_openvino() if has_openvino is None else has_openvino
-    choice = _chosen(options, features, has_openvino)
-    if choice.runtime == "openvino" and not has_openvino:
+    machine = machine or this_machine()
+    choice = _chosen(options, machine)
+    if choice.runtime == "openvino" and not machine.openvino:
         raise MissingExtra(EXTRA)
+    if choice.runtime == "kernels" and not machine.runs_kernels:
+        raise EngineError(f"the kernels cannot be used: {_against_kernels(machine)}; use --media-runtime auto")
     return choice
 
 
-def _chosen(options: Options, features: frozenset[str], has_openvino: bool) -> Choice:
+def _chosen(options: Options, machine: Machine) -> Choice:
     asked, runtime = options.precision, options.media_runtime
     if options.providers != _CPU or options.ep_libraries:
-        if asked not in ("auto", "f32") or runtime == "openvino":
+        if asked not in ("auto", "f32") or runtime not in ("auto", "onnxruntime"):
             raise EngineError(
                 f"execution providers are ONNX Runtime's, and graphs run there in f32; --precision {asked} with --media-runtime "
                 f"{runtime} was asked for: leave out one or the other"
             )
         return Choice("f32", "onnxruntime", "f32", "execution providers were named")
     if asked == "auto":
-        return _auto(runtime, features, has_openvino)
-    if asked in ("bf16", "f16"):
-        return _half(asked, runtime, features)
-    if asked == "int8" and runtime != "onnxruntime" and (has_openvino or runtime == "openvino"):
-        return Choice("int8", "openvino", _rest(features), "asked for")
-    if runtime == "openvino":
-        return Choice("f32", "openvino", "f32", "asked for")
-    why = "asked for" if asked == "f32" or runtime == "onnxruntime" else "asked for; OpenVINO, which is faster, is not installed"
-    return Choice(asked, "onnxruntime", "f32", why)
+        return _auto(runtime, machine)
+    if asked == "int8":
+        return _int8(runtime, machine)
+    if runtime == "kernels":
+        raise EngineError(f"the kernels compute in int8, not in {asked}; use --media-runtime auto, or --precision int8")
+    if asked == "f32":
+        return Choice("f32", runtime if runtime == "openvino" else "onnxruntime", "f32", "asked for")
+    return _half(asked, runtime, machine.features)
 
 
-def _auto(runtime: str, features: frozenset[str], has_openvino: bool) -> Choice:
+def _auto(runtime: str, machine: Machine) -> Choice:
     if runtime == "onnxruntime":
         return Choice("f32", "onnxruntime", "f32", "ONNX Runtime was asked for")
-    if not features:
-        return Choice("f32", "openvino" if runtime == "openvino" else "onnxruntime", "f32", "the CPU's features are not known")
-    lacking = [name for name, there in (("int8", INT8 & features), ("bf16", BF16 & features)) if not there]
+    if runtime == "kernels":
+        return _int8(runtime, machine)
+    if why := _against_int8(runtime, machine):
+        return Choice("f32", "openvino" if runtime == "openvino" else "onnxruntime", "f32", why)
+    return replace(_int8(runtime, machine), why="the CPU has products of int8 and bf16")
+
+
+def _against_int8(runtime: str, machine: Machine) -> str:
+    """Why int8 is not what a machine is best at, or nothing."""
+    if not machine.features:
+        return "the CPU's features are not known"
+    lacking = [name for name, there in (("int8", INT8 & machine.features), ("bf16", BF16 & machine.features)) if not there]
     if lacking:
-        why = f"the CPU has no products of {' and '.join(lacking)}"
-    elif not has_openvino and runtime == "auto":
-        why = "OpenVINO, which would run int8, is not installed"
-    else:
-        return Choice("int8", "openvino", "bf16", "the CPU has products of int8 and bf16")
-    return Choice("f32", "openvino" if runtime == "openvino" else "onnxruntime", "f32", why)
+        return f"the CPU has no products of {' and '.join(lacking)}"
+    if runtime == "auto" and not (machine.openvino or machine.runs_kernels):
+        return f"{_against_kernels(machine)}, and OpenVINO, which would run int8, is not installed"
+    return ""
+
+
+def _int8(runtime: str, machine: Machine) -> Choice:
+    why = "asked for"
+    if runtime == "auto":
+        if machine.runs_kernels and not (machine.openvino and AMX & machine.features):
+            runtime = "kernels"
+        elif machine.openvino:
+            runtime = "openvino"
+        else:
+            runtime, why = "onnxruntime", "asked for; OpenVINO, which is faster, is not installed"
+    rest: Precision = "bf16" if BF16 & machine.features and runtime != "onnxruntime" else "f32"
+    return Choice("int8", cast("Runtime", runtime), rest, why)
 
 
 def _half(asked: Literal["bf16", "f16"], runtime: str, features: frozenset[str]) -> Choice:
@@ -106,8 +142,16 @@ def _half(asked: Literal["bf16", "f16"], runtime: str, features: frozenset[str])
     return Choice(asked, "openvino", asked, "asked for")
 
 
-def _rest(features: frozenset[str]) -> Precision:
-    return "bf16" if BF16 & features else "f32"
+def _against_kernels(machine: Machine) -> str:
+    if not machine.kernels:
+        return "Diptych was installed without its kernels"
+    return f"the CPU has no {' and '.join(sorted(kernels.FEATURES - machine.features))}, which the kernels need"
+
+
+@cache
+def this_machine() -> Machine:
+    """What this machine has."""
+    return Machine(cpu_features(), _has_openvino(), kernels.built())
 
 
 def _has_openvino() -> bool:

@@ -81,8 +81,9 @@ def prepared(family: Family, kind: str, precision: Precision, runtime: Runtime) 
 
 
 def _files(family: Family, kind: str, precision: Precision, runtime: Runtime) -> _Files:
-    """OpenVINO takes a portable graph; ONNX Runtime has faster ops of its own."""
-    graph = Graph(family.weights, unpack=True, portable=runtime == "openvino", products=precision, wide=family.wide)
+    """OpenVINO takes a portable graph; ONNX Runtime has faster ops of its own, and the kernels are ops too."""
+    portable, kernels = runtime == "openvino", runtime == "kernels"
+    graph = Graph(family.weights, unpack=True, portable=portable, kernels=kernels, products=precision, wide=family.wide)
     family.graph(graph, kind)
     offsets, end = {}, 0
     for name, stored in graph.stored.items():

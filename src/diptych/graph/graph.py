@@ -24,7 +24,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from diptych.errors import FileError
-from diptych.graph.int8 import int8, row_scales
+from diptych.graph.int8 import GROUP, PANEL, int8, packed, packed_shape, row_scales, shift
 
 if TYPE_CHECKING:
     from diptych.weights import Tensor, Weights
@@ -72,12 +72,14 @@ class Graph:
         *,
         unpack: bool = False,
         portable: bool = False,
+        kernels: bool = False,
         products: Products = "f32",
         wide: tuple[str, ...] = (),
     ) -> None:
         self.stored: dict[str, Stored] = {}
         self.static = fixed is not None
         self.portable = portable or self.static
+        self.kernels = kernels and not self.portable
         self._weights = weights
         self._unpack = unpack
         self._products, self._wide = products, wide
@@ -151,10 +153,21 @@ class Graph:
         None where it is kept otherwise. Raises FileError when the file has no such tensor.
         """
         tensor = self._tensor(name)
-        if self.portable or self._products != "int8" or len(tensor.shape) != 2 or self._stays_wide(name):
+        if self.portable or self.kernels or not self._in_int8(tensor):
             return None
         values, scales = self.once(("columns", name), lambda: self._by_column(tensor))
         return values, scales
+
+    def panels(self, name: str) -> tuple[Value, Value, Value] | None:
+        """The weight of a linear layer as Diptych's own kernel takes it: packed int8, a scale for each row, and the shift.
+
+        None where it is kept otherwise. Raises FileError when the file has no such tensor.
+        """
+        tensor = self._tensor(name)
+        if not self.kernels or not self._in_int8(tensor):
+            return None
+        values, scales, shift = self.once(("panels", name), lambda: self._by_panel(tensor))
+        return values, scales, shift
 
     def once(self, key: Hashable, make: Callable[[], tuple[Value, ...]]) -> tuple[Value, ...]:
         """What `make` records, which is recorded the first time only: values that many layers share."""
@@ -291,8 +304,25 @@ class Graph:
         values = self._store(tensor.name, ir.DataType.INT8, tensor.shape[::-1], lambda: int8(tensor.float32()).T)
         return values, self._row_scales(tensor)
 
+    def _by_panel(self, tensor: Tensor) -> tuple[Value, Value, Value]:
+        """int8 packed, a float32 scale a row, and the int32 shift; all for as many rows as whole panels have."""
+        shape = packed_shape((tensor.shape[0], tensor.shape[1]))
+        n_rows, n_group = shape[0] * PANEL, -(-tensor.shape[1] // GROUP)
+
+        def scales() -> NDArray[Any]:
+            return np.pad(row_scales(tensor.float32()), (0, n_rows - tensor.shape[0]), constant_values=1)
+
+        values = self._store(tensor.name, ir.DataType.INT8, shape, lambda: packed(int8(tensor.float32())))
+        scale = self._store(f"{tensor.name}.scale", ir.DataType.FLOAT, (n_rows,), scales)
+        shifts = (n_group, n_rows)
+        back = self._store(f"{tensor.name}.shift", ir.DataType.INT32, shifts, lambda: shift(int8(tensor.float32())))
+        return values, scale, back
+
     def _row_scales(self, tensor: Tensor) -> Value:
         return self._store(f"{tensor.name}.scale", ir.DataType.FLOAT, tensor.shape[:1], lambda: row_scales(tensor.float32()))
+
+    def _in_int8(self, tensor: Tensor) -> bool:
+        return self._products == "int8" and len(tensor.shape) == 2 and not self._stays_wide(tensor.name)
 
     def _stays_wide(self, name: str) -> bool:
         return self._products == "int8" and name.startswith(self._wide)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from diptych.graph.graph import Graph, Value
 
 MICROSOFT = "com.microsoft"  # ONNX Runtime's own ops
+DIPTYCH = "diptych"  # those of kernels/
 _FLOAT, _INT64 = 1, 7  # ONNX's numbers of the types
 _HIDDEN = -1e30  # what is added to the score of a key that is not to be seen; bfloat16 has it too
 QUERY_BLOCK = 1024  # rows; at 5,476 patches as fast as all at once, in a third of the memory
@@ -24,6 +25,9 @@ def linear(g: Graph, x: Value, name: str) -> Value:
         bias = [g.weight(f"{name}.bias")] if g.has(f"{name}.bias") else []
         if columns := g.columns(f"{name}.weight"):
             (rows,) = g.op("DynamicQuantizeMatMul", x, *columns, None, *bias, domain=MICROSOFT)
+            return rows
+        if panels := g.panels(f"{name}.weight"):
+            (rows,) = g.op("Linear", x, *panels, *bias, domain=DIPTYCH, out=g.shape(f"{name}.weight")[0])
             return rows
         weight = g.matrix(f"{name}.weight")
         if weight.dtype in (None, _FLOAT):
@@ -131,6 +135,9 @@ def attention(g: Graph, q: Value, k: Value, v: Value, spans: Value, n_head: int,
     A portable graph that is not static wants to know when there is one row of spans: `even`.
     """
     with g.scope("attention"):
+        if g.kernels:
+            (out,) = g.op("Attention", q, k, v, spans, domain=DIPTYCH, num_heads=n_head, scale=scale)
+            return out
         if not g.portable:
             return _each_span(g, q, k, v, spans, n_head, scale)
         if not g.static:

@@ -1,0 +1,185 @@
+#include "avx512_bf16.h"
+
+#include <cmath>
+#include <cstring>
+#include <immintrin.h>
+
+// This file alone is compiled for AVX-512, so it keeps to plain loops: a template of the standard library that it made
+// could be the one that the linker takes for the whole library.
+
+namespace diptych::avx512_bf16 {
+namespace {
+
+// Sums stay in registers where the compiler unrolls the loops over them before all else.
+#define UNROLLED _Pragma("GCC unroll 8")
+
+constexpr std::size_t lanes = 16;       // float32 numbers, and pairs of bfloat16, of a vector
+constexpr std::size_t rows = 6;         // of queries, whose sums are kept in registers
+constexpr std::size_t key_block = 256;  // keys whose scores are kept in the first cache
+constexpr float hidden = -1e30f;        // the score of a row of padding
+constexpr float log2_e = 1.44269504f;
+
+static_assert(query_block % rows == 0 && key_block % (2 * lanes) == 0, "blocks are whole");
+
+__mmask16 first(std::size_t n) { return n >= lanes ? 0xffff : static_cast<__mmask16>((1u << n) - 1); }
+
+__m512bh bf16_pairs(__m512i bits) { return (__m512bh)bits; }
+
+__m512i both_at(const bf16* pair) {
+    std::int32_t bits;
+    std::memcpy(&bits, pair, sizeof bits);
+    return _mm512_set1_epi32(bits);
+}
+
+// 2^x, within 4e-6 of it: a polynomial for what is left beside the nearest whole number, fitted over [-0.5, 0.5].
+__m512 exp2(__m512 x) {
+    const __m512 whole = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    const __m512 rest = _mm512_sub_ps(x, whole);
+    __m512 y = _mm512_set1_ps(0.009618129f);
+    y = _mm512_fmadd_ps(y, rest, _mm512_set1_ps(0.055504109f));
+    y = _mm512_fmadd_ps(y, rest, _mm512_set1_ps(0.240226507f));
+    y = _mm512_fmadd_ps(y, rest, _mm512_set1_ps(0.693147181f));
+    y = _mm512_fmadd_ps(y, rest, _mm512_set1_ps(1.0f));
+    return _mm512_scalef_ps(y, whole);
+}
+
+// sums (rows, n_vectors * lanes) += a (rows, 2 * n_pairs) b, where b has its pairs `b_pair` apart and its vectors `b_vector`.
+template <std::size_t n_vectors, bool from_zero>
+void multiply(const bf16* a, std::size_t a_row, const bf16* b, std::size_t b_pair, std::size_t b_vector, std::size_t n_pairs,
+              float* sums, std::size_t sums_row) {
+    __m512 sum[rows][n_vectors];
+    UNROLLED for (std::size_t r = 0; r < rows; r++)
+        UNROLLED for (std::size_t v = 0; v < n_vectors; v++)
+            sum[r][v] = from_zero ? _mm512_setzero_ps() : _mm512_loadu_ps(sums + r * sums_row + v * lanes);
+    for (std::size_t pair = 0; pair < n_pairs; pair++) {
+        __m512bh column[n_vectors];
+        UNROLLED for (std::size_t v = 0; v < n_vectors; v++)
+            column[v] = bf16_pairs(_mm512_loadu_si512(b + pair * b_pair + v * b_vector));
+        UNROLLED for (std::size_t r = 0; r < rows; r++) {
+            const __m512bh both = bf16_pairs(both_at(a + r * a_row + 2 * pair));
+            UNROLLED for (std::size_t v = 0; v < n_vectors; v++) sum[r][v] = _mm512_dpbf16_ps(sum[r][v], both, column[v]);
+        }
+    }
+    UNROLLED for (std::size_t r = 0; r < rows; r++)
+        UNROLLED for (std::size_t v = 0; v < n_vectors; v++) _mm512_storeu_ps(sums + r * sums_row + v * lanes, sum[r][v]);
+}
+
+// The scores (rows, n) of n keys, a multiple of 32.
+void score(const bf16* queries, std::size_t n_pairs, const bf16* keys, std::size_t n, float* scores) {
+    const std::size_t of_lanes = n_pairs * 2 * lanes, row = 2 * n_pairs;  // numbers of 16 keys, of a query
+    std::size_t key = 0;
+    for (; key + 4 * lanes <= n; key += 4 * lanes)
+        multiply<4, true>(queries, row, keys + key * row, 2 * lanes, of_lanes, n_pairs, scores + key, key_block);
+    if (key < n) multiply<2, true>(queries, row, keys + key * row, 2 * lanes, of_lanes, n_pairs, scores + key, key_block);
+}
+
+// out (rows, wide) += shares (rows, n) values.
+void weigh(const bf16* shares, const bf16* values, std::size_t wide, std::size_t n, float* out) {
+    for (std::size_t at = 0, left = wide / lanes; left;) {
+        const std::size_t take = left == 5 ? 3 : left < 4 ? left : 4;  // five are three and two, so that none goes alone
+        const bf16* part = values + 2 * at;
+        switch (take) {
+            case 1: multiply<1, false>(shares, key_block, part, 2 * wide, 2 * lanes, n / 2, out + at, wide); break;
+            case 2: multiply<2, false>(shares, key_block, part, 2 * wide, 2 * lanes, n / 2, out + at, wide); break;
+            case 3: multiply<3, false>(shares, key_block, part, 2 * wide, 2 * lanes, n / 2, out + at, wide); break;
+            default: multiply<4, false>(shares, key_block, part, 2 * wide, 2 * lanes, n / 2, out + at, wide);
+        }
+        at += take * lanes, left -= take;
+    }
+}
+
+// What a row has seen: the largest score, times scale in powers of two, and the sum of what the exponentials came to.
+struct Seen {
+    float largest, sum;
+};
+
+// Turn a row's n scores into shares of the whole so far, and scale down what `out` (wide) has of earlier keys.
+void soften(const float* scores, std::size_t n, float scale, bf16* shares, Seen& seen, float* out, std::size_t wide) {
+    __m512 most = _mm512_loadu_ps(scores);
+    for (std::size_t key = lanes; key < n; key += lanes) most = _mm512_max_ps(most, _mm512_loadu_ps(scores + key));
+    const float here = _mm512_reduce_max_ps(most) * scale;
+    if (!(here <= seen.largest)) {  // also where a score is no number, so that the row becomes none
+        const float shrink = std::exp2(seen.largest - here);
+        seen.largest = here, seen.sum *= shrink;
+        for (std::size_t at = 0; at < wide; at += lanes)
+            _mm512_storeu_ps(out + at, _mm512_mul_ps(_mm512_loadu_ps(out + at), _mm512_set1_ps(shrink)));
+    }
+    const __m512 times = _mm512_set1_ps(scale), largest = _mm512_set1_ps(seen.largest);
+    __m512 sum = _mm512_setzero_ps();
+    for (std::size_t key = 0; key < n; key += 2 * lanes) {
+        const __m512 low = exp2(_mm512_fmsub_ps(_mm512_loadu_ps(scores + key), times, largest));
+        const __m512 high = exp2(_mm512_fmsub_ps(_mm512_loadu_ps(scores + key + lanes), times, largest));
+        sum = _mm512_add_ps(sum, _mm512_add_ps(low, high));
+        _mm512_storeu_si512(shares + key, (__m512i)_mm512_cvtne2ps_pbh(high, low));
+    }
+    seen.sum += _mm512_reduce_add_ps(sum);
+}
+
+}  // namespace
+
+void pack_keys(const float* keys, std::size_t stride, std::size_t n, std::size_t dim, bf16* packed) {
+    const std::size_t n_pairs = (dim + 1) / 2;
+    const __m512i apart = _mm512_setr_epi32(0, 16, 32, 48, 64, 80, 96, 112, 128, 144, 160, 176, 192, 208, 224, 240);
+    for (std::size_t key = 0; key < padded_keys(n); key++) {
+        const float* from = keys + key * stride;
+        bf16* to = packed + key / lanes * n_pairs * 2 * lanes + key % lanes * 2;  // 16 keys stand side by side for each pair
+        for (std::size_t at = 0; at < dim; at += 2 * lanes) {
+            const std::size_t left = key < n ? dim - at : 0;
+            const __m512 low = _mm512_maskz_loadu_ps(first(left), from + at);
+            const __m512 high = _mm512_maskz_loadu_ps(first(left > lanes ? left - lanes : 0), from + at + lanes);
+            _mm512_mask_i32scatter_epi32(to + at * lanes, first(n_pairs - at / 2), apart,
+                                         (__m512i)_mm512_cvtne2ps_pbh(high, low), sizeof(std::int32_t));
+        }
+    }
+}
+
+void pack_values(const float* values, std::size_t stride, std::size_t n, std::size_t dim, bf16* packed) {
+    const std::size_t wide = padded_dim(dim);
+    alignas(64) std::int16_t turns[2 * lanes];  // two rows side by side become pairs
+    for (std::size_t i = 0; i < lanes; i++) turns[2 * i] = static_cast<std::int16_t>(i), turns[2 * i + 1] = static_cast<std::int16_t>(lanes + i);
+    const __m512i interleaved = _mm512_load_si512(turns);
+    for (std::size_t key = 0; key < padded_keys(n); key += 2)
+        for (std::size_t at = 0; at < wide; at += lanes) {
+            const float* from = values + key * stride + at;
+            const __m512 low = _mm512_maskz_loadu_ps(key < n ? first(dim - at) : 0, from);
+            const __m512 high = _mm512_maskz_loadu_ps(key + 1 < n ? first(dim - at) : 0, from + stride);
+            const __m512i side_by_side = (__m512i)_mm512_cvtne2ps_pbh(high, low);
+            _mm512_storeu_si512(packed + key * wide + 2 * at, _mm512_permutexvar_epi16(interleaved, side_by_side));
+        }
+}
+
+void attend(const float* queries, float* out, std::size_t stride, std::size_t n_rows, std::size_t dim, const bf16* keys,
+            const bf16* values, std::size_t n_keys, float scale) {
+    const std::size_t n_pairs = (dim + 1) / 2, wide = padded_dim(dim), whole = (n_rows + rows - 1) / rows * rows;
+    alignas(64) bf16 asked[query_block * (max_dim + 2 * lanes)];
+    alignas(64) float sums[query_block * max_dim];
+    alignas(64) float scores[rows * key_block];
+    alignas(64) bf16 shares[rows * key_block];
+    Seen seen[query_block];
+    for (std::size_t row = 0; row < whole; row++) {
+        for (std::size_t at = 0; at < dim; at += lanes) {
+            const __m512 some = _mm512_maskz_loadu_ps(row < n_rows ? first(dim - at) : 0, queries + row * stride + at);
+            _mm256_storeu_si256(reinterpret_cast<__m256i*>(asked + row * 2 * n_pairs + at), (__m256i)_mm512_cvtneps_pbh(some));
+        }
+        for (std::size_t at = 0; at < wide; at += lanes) _mm512_store_ps(sums + row * wide + at, _mm512_setzero_ps());
+        seen[row] = {-INFINITY, 0.0f};
+    }
+    for (std::size_t start = 0; start < n_keys; start += key_block) {
+        const std::size_t left = padded_keys(n_keys) - start, n = left < key_block ? left : key_block;
+        for (std::size_t row = 0; row < whole; row += rows) {
+            score(asked + row * 2 * n_pairs, n_pairs, keys + start * 2 * n_pairs, n, scores);
+            UNROLLED for (std::size_t r = 0; r < rows; r++) {
+                for (std::size_t key = n_keys - start; key < n; key++) scores[r * key_block + key] = hidden;
+                soften(scores + r * key_block, n, scale * log2_e, shares + r * key_block, seen[row + r], sums + (row + r) * wide, wide);
+            }
+            weigh(shares, values + start * wide, wide, n, sums + row * wide);
+        }
+    }
+    for (std::size_t row = 0; row < n_rows; row++) {
+        const __m512 sum = _mm512_set1_ps(seen[row].sum);
+        for (std::size_t at = 0; at < dim; at += lanes)
+            _mm512_mask_storeu_ps(out + row * stride + at, first(dim - at), _mm512_div_ps(_mm512_load_ps(sums + row * wide + at), sum));
+    }
+}
+
+}  // namespace diptych::avx512_bf16

@@ -1,0 +1,100 @@
+#include "avx512_int8.h"
+
+#include <cstring>
+#include <immintrin.h>
+
+// Compiled for AVX-512 like avx512_bf16.cpp, and plain for the same reason.
+
+namespace diptych::avx512_int8 {
+namespace {
+
+// Sums stay in registers where the compiler unrolls the loops over them before all else.
+#define UNROLLED _Pragma("GCC unroll 8")
+
+constexpr std::size_t lanes = 16;  // int32 sums of a vector
+constexpr std::size_t vectors = panel / lanes;
+constexpr std::size_t rows = 6;  // whose sums are kept in registers
+
+static_assert(row_block % rows == 0, "blocks are whole");
+
+__mmask16 first(std::size_t n) { return n >= lanes ? 0xffff : static_cast<__mmask16>((1u << n) - 1); }
+
+std::size_t least(std::size_t a, std::size_t b) { return a < b ? a : b; }
+
+__m512i four_at(const std::uint8_t* numbers) {
+    std::int32_t bits;
+    std::memcpy(&bits, numbers, sizeof bits);
+    return _mm512_set1_epi32(bits);
+}
+
+// sums (n, panel) += scales * (numbers weights) over the n_fours * 4 inputs of a group, for n <= rows rows.
+template <std::size_t n>
+void accumulate(const std::uint8_t* numbers, std::size_t row, const std::int8_t* weights, std::size_t n_fours,
+                const std::int32_t* shift, const float* scales, std::size_t scale_row, float* sums) {
+    __m512i sum[n][vectors];
+    UNROLLED for (std::size_t r = 0; r < n; r++)
+        UNROLLED for (std::size_t v = 0; v < vectors; v++) sum[r][v] = _mm512_loadu_si512(shift + v * lanes);
+    for (std::size_t four = 0; four < n_fours; four++) {
+        __m512i column[vectors];
+        UNROLLED for (std::size_t v = 0; v < vectors; v++) column[v] = _mm512_loadu_si512(weights + four * panel * 4 + v * lanes * 4);
+        UNROLLED for (std::size_t r = 0; r < n; r++) {
+            const __m512i same = four_at(numbers + r * row + four * 4);
+            UNROLLED for (std::size_t v = 0; v < vectors; v++) sum[r][v] = _mm512_dpbusd_epi32(sum[r][v], same, column[v]);
+        }
+    }
+    UNROLLED for (std::size_t r = 0; r < n; r++) {
+        const __m512 scale = _mm512_set1_ps(scales[r * scale_row]);
+        UNROLLED for (std::size_t v = 0; v < vectors; v++) {
+            float* to = sums + r * panel + v * lanes;
+            _mm512_storeu_ps(to, _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[r][v]), scale, _mm512_loadu_ps(to)));
+        }
+    }
+}
+
+}  // namespace
+
+void quantise(const float* row, std::size_t n_in, std::uint8_t* numbers, float* scales) {
+    for (std::size_t start = 0; start < n_in; start += group) {
+        const std::size_t end = least(start + group, n_in);
+        __m512 most = _mm512_setzero_ps();
+        for (std::size_t at = start; at < end; at += lanes)
+            most = _mm512_max_ps(most, _mm512_abs_ps(_mm512_maskz_loadu_ps(first(end - at), row + at)));
+        const float largest = _mm512_reduce_max_ps(most);
+        *scales++ = largest / 127;
+        const __m512 times = _mm512_set1_ps(largest > 0 ? 127 / largest : 0);
+        for (std::size_t at = start; at < end; at += lanes) {
+            const __m512 some = _mm512_mul_ps(_mm512_maskz_loadu_ps(first(end - at), row + at), times);
+            const __m512i shifted = _mm512_add_epi32(_mm512_cvtps_epi32(some), _mm512_set1_epi32(128));
+            _mm512_mask_cvtepi32_storeu_epi8(numbers + at, first(padded(n_in) - at), shifted);
+        }
+    }
+}
+
+void multiply(const std::uint8_t* numbers, const float* scales, std::size_t n_rows, const Weights& weights, std::size_t at_panel,
+              float* out) {
+    const std::size_t row = padded(weights.n_in), n_groups = groups(weights.n_in), first_out = at_panel * panel;
+    const std::size_t all_outs = (weights.n_out + panel - 1) / panel * panel;
+    const std::int8_t* of_panel = weights.packed + first_out * row;
+    alignas(64) float sums[row_block * panel];
+    for (std::size_t i = 0; i < n_rows * panel; i += lanes) _mm512_store_ps(sums + i, _mm512_setzero_ps());
+    for (std::size_t g = 0; g < n_groups; g++) {
+        const std::size_t start = g * group, n_fours = (least(start + group, row) - start) / 4;
+        const std::int8_t* of_group = of_panel + start * panel;
+        const std::int32_t* shift = weights.shift + g * all_outs + first_out;
+        std::size_t r = 0;
+        for (; r + rows <= n_rows; r += rows)
+            accumulate<rows>(numbers + r * row + start, row, of_group, n_fours, shift, scales + r * n_groups + g, n_groups, sums + r * panel);
+        for (; r < n_rows; r++)
+            accumulate<1>(numbers + r * row + start, row, of_group, n_fours, shift, scales + r * n_groups + g, n_groups, sums + r * panel);
+    }
+    for (std::size_t v = 0; v < vectors && first_out + v * lanes < weights.n_out; v++) {
+        const std::size_t at = first_out + v * lanes;
+        const __mmask16 there = first(weights.n_out - at);
+        const __m512 scale = _mm512_loadu_ps(weights.scales + at);
+        const __m512 bias = weights.bias ? _mm512_maskz_loadu_ps(there, weights.bias + at) : _mm512_setzero_ps();
+        for (std::size_t r = 0; r < n_rows; r++)
+            _mm512_mask_storeu_ps(out + r * weights.n_out + at, there, _mm512_fmadd_ps(_mm512_load_ps(sums + r * panel + v * lanes), scale, bias));
+    }
+}
+
+}  // namespace diptych::avx512_int8
