@@ -23,7 +23,7 @@ from measure import UNIT, made, processor, qwen2vl
 
 N_EMBD, N_HEAD, N_OUT = 1280, 16, 896
 ALL = 1 << 30  # patches: no run is cut
-WAYS = {"onnxruntime": "f32", "openvino": "int8"}  # runtime → the precision that is measured
+WAYS = {"kernels": "int8", "onnxruntime": "f32", "openvino": "int8"}  # runtime → the precision that is measured
 
 
 def main() -> None:

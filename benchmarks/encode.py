@@ -16,7 +16,7 @@ import numpy as np
 from measure import UNIT, add_arguments, made, qwen2vl, turns
 
 N_LAYER, N_EMBD, N_HEAD, N_OUT = 32, 1280, 16, 896
-PRECISIONS = ("auto", "f32", "bf16", "int8:onnxruntime")
+PRECISIONS = ("auto", "f32", "bf16", "int8:openvino", "int8:onnxruntime")
 F16, Q8_0 = "libmtmd f16", "libmtmd Q8_0"
 
 

@@ -2,7 +2,8 @@
 
 #include <cmath>
 #include <cstring>
-#include <immintrin.h>
+
+#include "avx512_math.h"
 
 // This file alone is compiled for AVX-512, so it keeps to plain loops: a template of the standard library that it made
 // could be the one that the linker takes for the whole library.
@@ -17,11 +18,8 @@ constexpr std::size_t lanes = 16;       // float32 numbers, and pairs of bfloat1
 constexpr std::size_t rows = 6;         // of queries, whose sums are kept in registers
 constexpr std::size_t key_block = 256;  // keys whose scores are kept in the first cache
 constexpr float hidden = -1e30f;        // the score of a row of padding
-constexpr float log2_e = 1.44269504f;
 
 static_assert(query_block % rows == 0 && key_block % (2 * lanes) == 0, "blocks are whole");
-
-__mmask16 first(std::size_t n) { return n >= lanes ? 0xffff : static_cast<__mmask16>((1u << n) - 1); }
 
 __m512bh bf16_pairs(__m512i bits) { return (__m512bh)bits; }
 
@@ -29,18 +27,6 @@ __m512i both_at(const bf16* pair) {
     std::int32_t bits;
     std::memcpy(&bits, pair, sizeof bits);
     return _mm512_set1_epi32(bits);
-}
-
-// 2^x, within 4e-6 of it: a polynomial for what is left beside the nearest whole number, fitted over [-0.5, 0.5].
-__m512 exp2(__m512 x) {
-    const __m512 whole = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-    const __m512 rest = _mm512_sub_ps(x, whole);
-    __m512 y = _mm512_set1_ps(0.009618129f);
-    y = _mm512_fmadd_ps(y, rest, _mm512_set1_ps(0.055504109f));
-    y = _mm512_fmadd_ps(y, rest, _mm512_set1_ps(0.240226507f));
-    y = _mm512_fmadd_ps(y, rest, _mm512_set1_ps(0.693147181f));
-    y = _mm512_fmadd_ps(y, rest, _mm512_set1_ps(1.0f));
-    return _mm512_scalef_ps(y, whole);
 }
 
 // sums (rows, n_vectors * lanes) += a (rows, 2 * n_pairs) b, where b has its pairs `b_pair` apart and its vectors `b_vector`.

@@ -17,20 +17,24 @@ constexpr std::size_t row_block = 48;  // rows that pass over a panel together
 constexpr std::size_t padded(std::size_t n_in) { return (n_in + 3) / 4 * 4; }
 constexpr std::size_t groups(std::size_t n_in) { return (n_in + group - 1) / group; }
 
-// A layer's weights as `graph/kernels.py` packs them, for outputs padded to whole panels with zeros.
-struct Weights {
+// What a layer's outputs go through.
+enum class Activation { none, gelu, gelu_tanh, quick_gelu, silu };
+
+// A layer: its weights as `graph/int8.py` packs them, for outputs padded to whole panels with zeros.
+struct Layer {
     const std::int8_t* packed;    // (n_panel, padded(n_in) / 4, panel, 4)
     const float* scales;          // (n_panel * panel,): what one of an output's int8 numbers stands for
     const std::int32_t* shift;    // (groups(n_in), n_panel * panel): -128 times the sum of a group's weights
     const float* bias;            // (n_out,), or none
     std::size_t n_in, n_out;
+    Activation activation;
 };
 
 // A row of n_in numbers → padded(n_in) numbers about 128, and the scale of each group.
 void quantise(const float* row, std::size_t n_in, std::uint8_t* numbers, float* scales);
 
 // out (n_rows, n_out) for the outputs of one panel; rows of numbers and scales follow each other; n_rows <= row_block.
-void multiply(const std::uint8_t* numbers, const float* scales, std::size_t n_rows, const Weights& weights, std::size_t at_panel,
+void multiply(const std::uint8_t* numbers, const float* scales, std::size_t n_rows, const Layer& layer, std::size_t at_panel,
               float* out);
 
 }  // namespace diptych::avx512_int8

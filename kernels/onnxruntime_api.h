@@ -48,6 +48,7 @@ struct OrtApi {
     OrtStatus* AllocatorFree(OrtAllocator* allocator, void* memory) const { return call<76, OrtStatus*>(allocator, memory); }
     OrtStatus* KernelInfoGetAttribute_float(const OrtKernelInfo* info, const char* name, float* out) const { return call<85, OrtStatus*>(info, name, out); }
     OrtStatus* KernelInfoGetAttribute_int64(const OrtKernelInfo* info, const char* name, std::int64_t* out) const { return call<86, OrtStatus*>(info, name, out); }
+    OrtStatus* KernelInfoGetAttribute_string(const OrtKernelInfo* info, const char* name, char* out, std::size_t* size) const { return call<87, OrtStatus*>(info, name, out, size); }
     OrtStatus* KernelContext_GetInputCount(const OrtKernelContext* context, std::size_t* out) const { return call<88, OrtStatus*>(context, out); }
     OrtStatus* KernelContext_GetInput(const OrtKernelContext* context, std::size_t i, const OrtValue** out) const { return call<90, OrtStatus*>(context, i, out); }
     OrtStatus* KernelContext_GetOutput(OrtKernelContext* context, std::size_t i, const std::int64_t* shape, std::size_t n, OrtValue** out) const { return call<91, OrtStatus*>(context, i, shape, n, out); }

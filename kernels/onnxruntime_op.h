@@ -6,6 +6,7 @@
 #include <limits>
 #include <memory>
 #include <stdexcept>
+#include <string>
 #include <vector>
 
 #include "onnxruntime_api.h"
@@ -118,6 +119,14 @@ class Attributes {
     std::int64_t whole(const char* name) const {
         std::int64_t out = 0;
         check(api_.KernelInfoGetAttribute_int64(info_, name, &out));
+        return out;
+    }
+    std::string text(const char* name) const {
+        std::size_t size = 0;  // with the zero at its end
+        check(api_.KernelInfoGetAttribute_string(info_, name, nullptr, &size));
+        std::string out(size, '\0');
+        check(api_.KernelInfoGetAttribute_string(info_, name, out.data(), &size));
+        out.resize(size - 1);
         return out;
     }
     float number(const char* name) const {

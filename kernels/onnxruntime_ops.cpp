@@ -4,7 +4,7 @@
 //       softmax(scale * queries keys^T) values within each segment; a row (count, length) of spans stands for the next
 //       `count` segments of `length` rows. Attributes: num_heads, scale.
 //   Linear (x (n, in), weights, scales, shift, bias (out,), optional) -> (n, out)
-//       x weights^T + bias. Weights, scales and shift are as avx512_int8.h has them. Attribute: out.
+//       activation(x weights^T + bias). Weights, scales and shift are as avx512_int8.h has them. Attributes: out, activation.
 //
 // Spans are int64, weights int8, shift int32, all else is float32.
 
@@ -69,7 +69,8 @@ class Linear {
     static constexpr ONNXTensorElementDataType inputs[] = {ONNX_FLOAT, ONNX_INT8, ONNX_FLOAT, ONNX_INT32, ONNX_FLOAT};
     static constexpr std::size_t n_optional = 1;
 
-    explicit Linear(const onnx::Attributes& attributes) : n_out_(static_cast<std::size_t>(attributes.whole("out"))) {
+    explicit Linear(const onnx::Attributes& attributes)
+        : n_out_(static_cast<std::size_t>(attributes.whole("out"))), activation_(activation(attributes.text("activation"))) {
         require(attributes.whole("out") > 0, "diptych.Linear: out is above zero");
         require(linear_supported(), "diptych.Linear: this CPU has no AVX-512 VNNI");
     }
@@ -85,12 +86,23 @@ class Linear {
         require(!bias.data || bias.shape == onnx::Shape{static_cast<std::int64_t>(n_out_)}, "diptych.Linear: bias is (out,)");
         float* out = context.output({x.shape[0], static_cast<std::int64_t>(n_out_)});
         if (n_rows == 0) return;
-        const avx512_int8::Weights weights{packed.numbers<std::int8_t>(), scales.numbers<float>(), shift.numbers<std::int32_t>(), bias.numbers<float>(), n_in, n_out_};
-        linear(x.numbers<float>(), n_rows, weights, out, context.scratch(linear_scratch(n_rows, n_in)).get(), context.parallel());
+        const avx512_int8::Layer layer{packed.numbers<std::int8_t>(), scales.numbers<float>(), shift.numbers<std::int32_t>(), bias.numbers<float>(), n_in, n_out_, activation_};
+        linear(x.numbers<float>(), n_rows, layer, out, context.scratch(linear_scratch(n_rows, n_in)).get(), context.parallel());
     }
 
    private:
+    static avx512_int8::Activation activation(const std::string& name) {
+        using avx512_int8::Activation;
+        if (name == "gelu") return Activation::gelu;
+        if (name == "gelu_tanh") return Activation::gelu_tanh;
+        if (name == "quick_gelu") return Activation::quick_gelu;
+        if (name == "silu") return Activation::silu;
+        require(name == "none", "diptych.Linear: activation is none, gelu, gelu_tanh, quick_gelu or silu");
+        return Activation::none;
+    }
+
     std::size_t n_out_;
+    avx512_int8::Activation activation_;
 };
 
 // Made once, since sessions that use them may live until the process ends.

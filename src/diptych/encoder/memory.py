@@ -2,7 +2,7 @@
 
     weights   every number once, in its type in memory; OpenVINO at f32 keeps two copies. And what the runtime has beside them.
     run       a row for each patch: what is fed, and so many arrays of the encoder's width and of its MLP's as stand side by
-              side at the widest point. No term grows with the square of a picture: attention is fused in both runtimes.
+              side at the widest point. No term grows with the square of a picture: attention is fused everywhere.
 
 The numbers of arrays were measured by `tests/encoder/test_memory.py`'s way: the growth of a process, with towers of 2 to 12
 layers, 640 and 1,280 wide, MLPs of 1 to 8 times the width, 1,296 and 5,476 patches. The number of heads changes nothing.
@@ -34,7 +34,7 @@ class _Arrays:
 
     Attention takes `attention` of the encoder's width. The MLP takes `beside` of that width and `plain` of its own inner
     width, or `gated` of them where it has a gate. In OpenVINO both are added, since it takes memory for each kind of
-    array anew; ONNX Runtime gives one the other's.
+    array anew; ONNX Runtime gives one the other's, with Diptych's kernels too.
     """
 
     attention: float
@@ -47,7 +47,7 @@ class _Arrays:
 _ARRAYS: Mapping[tuple[Runtime, Precision], _Arrays] = {
     ("onnxruntime", "f32"): _Arrays(11.5, 0, 2.85, 5.2, 30 * MIB),
     ("onnxruntime", "int8"): _Arrays(12, 0, 3, 5.2, 20 * MIB),
-    ("kernels", "int8"): _Arrays(8, 0, 2.3, 4.2, 20 * MIB),
+    ("kernels", "int8"): _Arrays(8.9, 2.3, 1.75, 4.4, 14 * MIB),
     ("openvino", "f32"): _Arrays(0, 12, 2.4, 4.7, 50 * MIB),
     ("openvino", "bf16"): _Arrays(0, 6.5, 2.2, 4.1, 55 * MIB),
     ("openvino", "int8"): _Arrays(0, 6.3, 1.15, 3.4, 60 * MIB),
@@ -117,13 +117,14 @@ def _patch(family: Family, choice: Choice) -> int:
     hp, arrays = family.hp, _arrays(choice)
     tensors = family.weights.tensors
     gated = "v.blk.0.ffn_gate.weight" in tensors
+    fused, learned = "v.blk.0.attn_qkv.weight" in tensors, POSITIONS in tensors
+    attention = (arrays.attention + (fused * _QKV if choice.runtime == "kernels" else 0)) * hp.n_embd
     mlp = arrays.beside * hp.n_embd + (arrays.gated if gated else arrays.plain) * hp.n_ff
     if choice.runtime == "openvino":
-        fused, learned = "v.blk.0.attn_qkv.weight" in tensors, POSITIONS in tensors
         mlp += (fused * _QKV + learned * N_TAPS) * hp.n_embd
     fed = _CHANNELS * hp.patch_size**2 * (family.n_frames if isinstance(family, Packed) else 1)
     rows = 2 * family.n_embd / hp.n_merge**2  # the runtime's and those handed out
-    return math.ceil(_FLOAT * (max(arrays.attention * hp.n_embd, mlp) + fed + rows))
+    return math.ceil(_FLOAT * (max(attention, mlp) + fed + rows))
 
 
 def _arrays(choice: Choice) -> _Arrays:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from diptych.graph.graph import Graph, Value
 
+    Act = Callable[[Graph, Value], Value]
+
 MICROSOFT = "com.microsoft"  # ONNX Runtime's own ops
 DIPTYCH = "diptych"  # those of kernels/
 _FLOAT, _INT64 = 1, 7  # ONNX's numbers of the types
@@ -19,22 +21,29 @@ _HIDDEN = -1e30  # what is added to the score of a key that is not to be seen; b
 QUERY_BLOCK = 1024  # rows; at 5,476 patches as fast as all at once, in a third of the memory
 
 
-def linear(g: Graph, x: Value, name: str) -> Value:
-    """x (n, in) → x Wᵀ + b (n, out). The weight is read as it lies, (out, in); an absent bias is not added."""
+def linear(g: Graph, x: Value, name: str, act: Act | None = None) -> Value:
+    """x (n, in) → x Wᵀ + b (n, out), through `act` if there is one. The weight is read as it lies, (out, in); an absent bias
+    is not added."""
     with g.scope(name):
         bias = [g.weight(f"{name}.bias")] if g.has(f"{name}.bias") else []
-        if columns := g.columns(f"{name}.weight"):
-            (rows,) = g.op("DynamicQuantizeMatMul", x, *columns, None, *bias, domain=MICROSOFT)
-            return rows
         if panels := g.panels(f"{name}.weight"):
-            (rows,) = g.op("Linear", x, *panels, *bias, domain=DIPTYCH, out=g.shape(f"{name}.weight")[0])
-            return rows
-        weight = g.matrix(f"{name}.weight")
-        if weight.dtype in (None, _FLOAT):
-            return g.Gemm(x, weight, *bias, transB=1)
-        # a Gemm would do, but OpenVINO then keeps the weights twice
-        rows = g.Cast(g.MatMul(g.Cast(x, to=int(weight.dtype)), g.Transpose(weight, perm=[1, 0])), to=_FLOAT)
-        return g.Add(rows, *bias) if bias else rows
+            n_out, inside = g.shape(f"{name}.weight")[0], act.__name__ if act in _KERNEL_ACTS else "none"
+            (rows,) = g.op("Linear", x, *panels, *bias, domain=DIPTYCH, out=n_out, activation=inside)
+            return act(g, rows) if act and inside == "none" else rows
+        rows = _product(g, x, name, bias)
+        return act(g, rows) if act else rows
+
+
+def _product(g: Graph, x: Value, name: str, bias: list[Value]) -> Value:
+    if columns := g.columns(f"{name}.weight"):
+        (rows,) = g.op("DynamicQuantizeMatMul", x, *columns, None, *bias, domain=MICROSOFT)
+        return rows
+    weight = g.matrix(f"{name}.weight")
+    if weight.dtype in (None, _FLOAT):
+        return g.Gemm(x, weight, *bias, transB=1)
+    # a Gemm would do, but OpenVINO then keeps the weights twice
+    rows = g.Cast(g.MatMul(g.Cast(x, to=int(weight.dtype)), g.Transpose(weight, perm=[1, 0])), to=_FLOAT)
+    return g.Add(rows, *bias) if bias else rows
 
 
 def layer_norm(g: Graph, x: Value, name: str, eps: float) -> Value:
@@ -78,14 +87,17 @@ def quick_gelu(g: Graph, x: Value) -> Value:
     return g.Mul(x, g.Sigmoid(g.Mul(x, 1.702)))
 
 
-def mlp(g: Graph, x: Value, up: str, down: str, act: Callable[[Graph, Value], Value]) -> Value:
+_KERNEL_ACTS = (gelu, gelu_tanh, quick_gelu, silu)  # which Diptych's own linear layer has inside, by these names
+
+
+def mlp(g: Graph, x: Value, up: str, down: str, act: Act) -> Value:
     """down(act(up(x)))."""
-    return linear(g, act(g, linear(g, x, up)), down)
+    return linear(g, linear(g, x, up, act), down)
 
 
-def gated_mlp(g: Graph, x: Value, name: str, act: Callable[[Graph, Value], Value]) -> Value:
+def gated_mlp(g: Graph, x: Value, name: str, act: Act) -> Value:
     """down(act(gate(x)) · up(x)), the weights `name` with _gate, _up and _down behind it."""
-    gated = g.Mul(act(g, linear(g, x, f"{name}_gate")), linear(g, x, f"{name}_up"))
+    gated = g.Mul(linear(g, x, f"{name}_gate", act), linear(g, x, f"{name}_up"))
     return linear(g, gated, f"{name}_down")
 
 
