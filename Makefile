@@ -10,6 +10,7 @@ demo: .venv/installed
 test: .venv/tested
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/clang-format --dry-run --Werror kernels/*.cpp kernels/*.h
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
 
@@ -21,7 +22,7 @@ docs: .venv/tested
 		{ echo "Diptych needs Python 3.11 or newer; this is $$($(PYTHON) --version). Run: make PYTHON=python3.12"; exit 1; }
 	@test -d .venv || $(PYTHON) -m venv .venv
 	@echo "Installing Diptych into .venv. llama.cpp is compiled for this machine: about five minutes on two cores."
-	@.venv/bin/python scripts/install.py -e ".[openvino]"
+	@.venv/bin/python scripts/install.py -e .
 	@touch $@
 
 .venv/tested: .venv/installed

@@ -49,7 +49,8 @@ std::vector<Block> blocks(const std::vector<Part>& parts) {
 }  // namespace
 
 bool supported() {
-    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512bf16");
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512bf16");
 }
 
 std::size_t scratch_size(const std::vector<Span>& spans, std::size_t n_head, std::size_t dim) {
@@ -72,7 +73,8 @@ void attention(const Rows& rows, const std::vector<Span>& spans, float scale, vo
         const Part& part = *work[i].part;
         const std::size_t at = (part.row + work[i].start) * stride + part.head * rows.dim;
         const std::size_t n_rows = std::min(kernel::query_block, part.length - work[i].start);
-        kernel::attend(rows.queries + at, rows.out + at, stride, n_rows, rows.dim, part.keys, part.values, part.length, scale);
+        kernel::attend(rows.queries + at, rows.out + at, stride, n_rows, rows.dim, part.keys, part.values, part.length,
+                       scale);
     });
 }
 

@@ -22,7 +22,6 @@ struct Rows {
     std::size_t n_head, dim;
 };
 
-
 // Whether this CPU, and its system, can do it.
 bool supported();
 

@@ -5,14 +5,11 @@
 
 #include "avx512_math.h"
 
-// This file alone is compiled for AVX-512, so it keeps to plain loops: a template of the standard library that it made
-// could be the one that the linker takes for the whole library.
+// This file is compiled for AVX-512, so it keeps to plain loops: a template of the standard library that it made could
+// be the one that the linker takes for the whole library.
 
 namespace diptych::avx512_bf16 {
 namespace {
-
-// Sums stay in registers where the compiler unrolls the loops over them before all else.
-#define UNROLLED _Pragma("GCC unroll 8")
 
 constexpr std::size_t lanes = 16;       // float32 numbers, and pairs of bfloat16, of a vector
 constexpr std::size_t rows = 6;         // of queries, whose sums are kept in registers
@@ -29,25 +26,26 @@ __m512i both_at(const bf16* pair) {
     return _mm512_set1_epi32(bits);
 }
 
-// sums (rows, n_vectors * lanes) += a (rows, 2 * n_pairs) b, where b has its pairs `b_pair` apart and its vectors `b_vector`.
+// sums (rows, n_vectors * lanes) += a (rows, 2 * n_pairs) b, where b has its pairs `b_pair` apart and its vectors
+// `b_vector`.
 template <std::size_t n_vectors, bool from_zero>
-void multiply(const bf16* a, std::size_t a_row, const bf16* b, std::size_t b_pair, std::size_t b_vector, std::size_t n_pairs,
-              float* sums, std::size_t sums_row) {
+void multiply(const bf16* a, std::size_t a_row, const bf16* b, std::size_t b_pair, std::size_t b_vector,
+              std::size_t n_pairs, float* sums, std::size_t sums_row) {
     __m512 sum[rows][n_vectors];
-    UNROLLED for (std::size_t r = 0; r < rows; r++)
-        UNROLLED for (std::size_t v = 0; v < n_vectors; v++)
+    for (std::size_t r = 0; r < rows; r++)
+        for (std::size_t v = 0; v < n_vectors; v++)
             sum[r][v] = from_zero ? _mm512_setzero_ps() : _mm512_loadu_ps(sums + r * sums_row + v * lanes);
     for (std::size_t pair = 0; pair < n_pairs; pair++) {
         __m512bh column[n_vectors];
-        UNROLLED for (std::size_t v = 0; v < n_vectors; v++)
+        for (std::size_t v = 0; v < n_vectors; v++)
             column[v] = bf16_pairs(_mm512_loadu_si512(b + pair * b_pair + v * b_vector));
-        UNROLLED for (std::size_t r = 0; r < rows; r++) {
+        for (std::size_t r = 0; r < rows; r++) {
             const __m512bh both = bf16_pairs(both_at(a + r * a_row + 2 * pair));
-            UNROLLED for (std::size_t v = 0; v < n_vectors; v++) sum[r][v] = _mm512_dpbf16_ps(sum[r][v], both, column[v]);
+            for (std::size_t v = 0; v < n_vectors; v++) sum[r][v] = _mm512_dpbf16_ps(sum[r][v], both, column[v]);
         }
     }
-    UNROLLED for (std::size_t r = 0; r < rows; r++)
-        UNROLLED for (std::size_t v = 0; v < n_vectors; v++) _mm512_storeu_ps(sums + r * sums_row + v * lanes, sum[r][v]);
+    for (std::size_t r = 0; r < rows; r++)
+        for (std::size_t v = 0; v < n_vectors; v++) _mm512_storeu_ps(sums + r * sums_row + v * lanes, sum[r][v]);
 }
 
 // The scores (rows, n) of n keys, a multiple of 32.
@@ -56,13 +54,14 @@ void score(const bf16* queries, std::size_t n_pairs, const bf16* keys, std::size
     std::size_t key = 0;
     for (; key + 4 * lanes <= n; key += 4 * lanes)
         multiply<4, true>(queries, row, keys + key * row, 2 * lanes, of_lanes, n_pairs, scores + key, key_block);
-    if (key < n) multiply<2, true>(queries, row, keys + key * row, 2 * lanes, of_lanes, n_pairs, scores + key, key_block);
+    if (key < n)
+        multiply<2, true>(queries, row, keys + key * row, 2 * lanes, of_lanes, n_pairs, scores + key, key_block);
 }
 
 // out (rows, wide) += shares (rows, n) values.
 void weigh(const bf16* shares, const bf16* values, std::size_t wide, std::size_t n, float* out) {
     for (std::size_t at = 0, left = wide / lanes; left;) {
-        const std::size_t take = left == 5 ? 3 : left < 4 ? left : 4;  // five are three and two, so that none goes alone
+        const std::size_t take = left == 5 ? 3 : left < 4 ? left : 4;  // of five none goes alone
         const bf16* part = values + 2 * at;
         switch (take) {
             case 1: multiply<1, false>(shares, key_block, part, 2 * wide, 2 * lanes, n / 2, out + at, wide); break;
@@ -108,7 +107,8 @@ void pack_keys(const float* keys, std::size_t stride, std::size_t n, std::size_t
     const __m512i apart = _mm512_setr_epi32(0, 16, 32, 48, 64, 80, 96, 112, 128, 144, 160, 176, 192, 208, 224, 240);
     for (std::size_t key = 0; key < padded_keys(n); key++) {
         const float* from = keys + key * stride;
-        bf16* to = packed + key / lanes * n_pairs * 2 * lanes + key % lanes * 2;  // 16 keys stand side by side for each pair
+        // sixteen keys stand side by side for each pair
+        bf16* to = packed + key / lanes * n_pairs * 2 * lanes + key % lanes * 2;
         for (std::size_t at = 0; at < dim; at += 2 * lanes) {
             const std::size_t left = key < n ? dim - at : 0;
             const __m512 low = _mm512_maskz_loadu_ps(first(left), from + at);
@@ -122,7 +122,8 @@ void pack_keys(const float* keys, std::size_t stride, std::size_t n, std::size_t
 void pack_values(const float* values, std::size_t stride, std::size_t n, std::size_t dim, bf16* packed) {
     const std::size_t wide = padded_dim(dim);
     alignas(64) std::int16_t turns[2 * lanes];  // two rows side by side become pairs
-    for (std::size_t i = 0; i < lanes; i++) turns[2 * i] = static_cast<std::int16_t>(i), turns[2 * i + 1] = static_cast<std::int16_t>(lanes + i);
+    for (std::size_t i = 0; i < lanes; i++)
+        turns[2 * i] = static_cast<std::int16_t>(i), turns[2 * i + 1] = static_cast<std::int16_t>(lanes + i);
     const __m512i interleaved = _mm512_load_si512(turns);
     for (std::size_t key = 0; key < padded_keys(n); key += 2)
         for (std::size_t at = 0; at < wide; at += lanes) {
@@ -145,7 +146,8 @@ void attend(const float* queries, float* out, std::size_t stride, std::size_t n_
     for (std::size_t row = 0; row < whole; row++) {
         for (std::size_t at = 0; at < dim; at += lanes) {
             const __m512 some = _mm512_maskz_loadu_ps(row < n_rows ? first(dim - at) : 0, queries + row * stride + at);
-            _mm256_storeu_si256(reinterpret_cast<__m256i*>(asked + row * 2 * n_pairs + at), (__m256i)_mm512_cvtneps_pbh(some));
+            _mm256_storeu_si256(reinterpret_cast<__m256i*>(asked + row * 2 * n_pairs + at),
+                                (__m256i)_mm512_cvtneps_pbh(some));
         }
         for (std::size_t at = 0; at < wide; at += lanes) _mm512_store_ps(sums + row * wide + at, _mm512_setzero_ps());
         seen[row] = {-INFINITY, 0.0f};
@@ -154,9 +156,10 @@ void attend(const float* queries, float* out, std::size_t stride, std::size_t n_
         const std::size_t left = padded_keys(n_keys) - start, n = left < key_block ? left : key_block;
         for (std::size_t row = 0; row < whole; row += rows) {
             score(asked + row * 2 * n_pairs, n_pairs, keys + start * 2 * n_pairs, n, scores);
-            UNROLLED for (std::size_t r = 0; r < rows; r++) {
+            for (std::size_t r = 0; r < rows; r++) {
                 for (std::size_t key = n_keys - start; key < n; key++) scores[r * key_block + key] = hidden;
-                soften(scores + r * key_block, n, scale * log2_e, shares + r * key_block, seen[row + r], sums + (row + r) * wide, wide);
+                soften(scores + r * key_block, n, scale * log2_e, shares + r * key_block, seen[row + r],
+                       sums + (row + r) * wide, wide);
             }
             weigh(shares, values + start * wide, wide, n, sums + row * wide);
         }
@@ -164,7 +167,8 @@ void attend(const float* queries, float* out, std::size_t stride, std::size_t n_
     for (std::size_t row = 0; row < n_rows; row++) {
         const __m512 sum = _mm512_set1_ps(seen[row].sum);
         for (std::size_t at = 0; at < dim; at += lanes)
-            _mm512_mask_storeu_ps(out + row * stride + at, first(dim - at), _mm512_div_ps(_mm512_load_ps(sums + row * wide + at), sum));
+            _mm512_mask_storeu_ps(out + row * stride + at, first(dim - at),
+                                  _mm512_div_ps(_mm512_load_ps(sums + row * wide + at), sum));
     }
 }
 

@@ -1,9 +1,9 @@
 // Attention of one head over one segment, in bfloat16 products with float32 sums, for x86 CPUs that have AVX-512 BF16.
 //
 // Keys and values are packed first, so that a product of 16 keys (or 16 dimensions) with two numbers of a row is one
-// instruction; then blocks of query rows pass over them in blocks of keys, with the softmax of what they have seen so far
-// (Milakov and Gimelshein 2018, "Online normalizer calculation for softmax"; as in FlashAttention, Dao et al. 2022). The
-// scores of a block are all that ever exists of the n x n matrix.
+// instruction; then blocks of query rows pass over them in blocks of keys, with the softmax of what they have seen so
+// far (Milakov and Gimelshein 2018, "Online normalizer calculation for softmax"; as in FlashAttention, Dao et al.
+// 2022). The scores of a block are all that ever exists of the n x n matrix.
 #pragma once
 
 #include <cstddef>

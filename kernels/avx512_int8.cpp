@@ -1,5 +1,6 @@
 #include "avx512_int8.h"
 
+#include <cmath>
 #include <cstring>
 
 #include "avx512_math.h"
@@ -8,9 +9,6 @@
 
 namespace diptych::avx512_int8 {
 namespace {
-
-// Sums stay in registers where the compiler unrolls the loops over them before all else.
-#define UNROLLED _Pragma("GCC unroll 8")
 
 constexpr std::size_t lanes = 16;  // int32 sums of a vector
 constexpr std::size_t vectors = panel / lanes;
@@ -31,27 +29,28 @@ template <std::size_t n>
 void accumulate(const std::uint8_t* numbers, std::size_t row, const std::int8_t* weights, std::size_t n_fours,
                 const std::int32_t* shift, const float* scales, std::size_t scale_row, float* sums) {
     __m512i sum[n][vectors];
-    UNROLLED for (std::size_t r = 0; r < n; r++)
-        UNROLLED for (std::size_t v = 0; v < vectors; v++) sum[r][v] = _mm512_loadu_si512(shift + v * lanes);
+    for (std::size_t r = 0; r < n; r++)
+        for (std::size_t v = 0; v < vectors; v++) sum[r][v] = _mm512_loadu_si512(shift + v * lanes);
     for (std::size_t four = 0; four < n_fours; four++) {
         __m512i column[vectors];
-        UNROLLED for (std::size_t v = 0; v < vectors; v++) column[v] = _mm512_loadu_si512(weights + four * panel * 4 + v * lanes * 4);
-        UNROLLED for (std::size_t r = 0; r < n; r++) {
+        for (std::size_t v = 0; v < vectors; v++)
+            column[v] = _mm512_loadu_si512(weights + four * panel * 4 + v * lanes * 4);
+        for (std::size_t r = 0; r < n; r++) {
             const __m512i same = four_at(numbers + r * row + four * 4);
-            UNROLLED for (std::size_t v = 0; v < vectors; v++) sum[r][v] = _mm512_dpbusd_epi32(sum[r][v], same, column[v]);
+            for (std::size_t v = 0; v < vectors; v++) sum[r][v] = _mm512_dpbusd_epi32(sum[r][v], same, column[v]);
         }
     }
-    UNROLLED for (std::size_t r = 0; r < n; r++) {
+    for (std::size_t r = 0; r < n; r++) {
         const __m512 scale = _mm512_set1_ps(scales[r * scale_row]);
-        UNROLLED for (std::size_t v = 0; v < vectors; v++) {
+        for (std::size_t v = 0; v < vectors; v++) {
             float* to = sums + r * panel + v * lanes;
             _mm512_storeu_ps(to, _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[r][v]), scale, _mm512_loadu_ps(to)));
         }
     }
 }
 
-// The normal distribution's share below x, by the error function's approximation 7.1.26 of Abramowitz and Stegun (1964), which
-// is within 1.5e-7.
+// The normal distribution's share below x, by the error function's approximation 7.1.26 of Abramowitz and Stegun
+// (1964), which is within 1.5e-7.
 __m512 normal(__m512 x) {
     const __m512 one = _mm512_set1_ps(1), z = _mm512_mul_ps(_mm512_abs_ps(x), _mm512_set1_ps(0.70710678f));
     const __m512 t = _mm512_div_ps(one, _mm512_fmadd_ps(z, _mm512_set1_ps(0.3275911f), one));
@@ -85,9 +84,13 @@ void quantise(const float* row, std::size_t n_in, std::uint8_t* numbers, float* 
     for (std::size_t start = 0; start < n_in; start += group) {
         const std::size_t end = least(start + group, n_in);
         __m512 most = _mm512_setzero_ps();
-        for (std::size_t at = start; at < end; at += lanes)
-            most = _mm512_max_ps(most, _mm512_abs_ps(_mm512_maskz_loadu_ps(first(end - at), row + at)));
-        const float largest = _mm512_reduce_max_ps(most);
+        __mmask16 none = 0;  // where something is no number, which int8 has not: the scale says so instead
+        for (std::size_t at = start; at < end; at += lanes) {
+            const __m512 some = _mm512_maskz_loadu_ps(first(end - at), row + at);
+            most = _mm512_max_ps(most, _mm512_abs_ps(some));
+            none |= _mm512_cmp_ps_mask(some, some, _CMP_UNORD_Q);
+        }
+        const float largest = none ? NAN : _mm512_reduce_max_ps(most);
         *scales++ = largest / 127;
         const __m512 times = _mm512_set1_ps(largest > 0 ? 127 / largest : 0);
         for (std::size_t at = start; at < end; at += lanes) {
@@ -98,22 +101,24 @@ void quantise(const float* row, std::size_t n_in, std::uint8_t* numbers, float* 
     }
 }
 
-void multiply(const std::uint8_t* numbers, const float* scales, std::size_t n_rows, const Layer& layer, std::size_t at_panel,
-              float* out) {
+void multiply(const std::uint8_t* numbers, const float* scales, std::size_t n_rows, const Layer& layer,
+              std::size_t at_panel, float* out) {
     const std::size_t row = padded(layer.n_in), n_groups = groups(layer.n_in), first_out = at_panel * panel;
-    const std::size_t all_outs = (layer.n_out + panel - 1) / panel * panel;
     const std::int8_t* of_panel = layer.packed + first_out * row;
     alignas(64) float sums[row_block * panel];
     for (std::size_t i = 0; i < n_rows * panel; i += lanes) _mm512_store_ps(sums + i, _mm512_setzero_ps());
     for (std::size_t g = 0; g < n_groups; g++) {
         const std::size_t start = g * group, n_fours = (least(start + group, row) - start) / 4;
         const std::int8_t* of_group = of_panel + start * panel;
-        const std::int32_t* shift = layer.shift + g * all_outs + first_out;
+        const std::int32_t* shift = layer.shift + g * padded_outs(layer.n_out) + first_out;
         std::size_t r = 0;
+        const auto of_row = [&] { return numbers + r * row + start; };
+        const auto scale = [&] { return scales + r * n_groups + g; };
         for (; r + rows <= n_rows; r += rows)
-            accumulate<rows>(numbers + r * row + start, row, of_group, n_fours, shift, scales + r * n_groups + g, n_groups, sums + r * panel);
-        for (; r < n_rows; r++)
-            accumulate<1>(numbers + r * row + start, row, of_group, n_fours, shift, scales + r * n_groups + g, n_groups, sums + r * panel);
+            accumulate<rows>(of_row(), row, of_group, n_fours, shift, scale(), n_groups, sums + r * panel);
+        for (; r + 2 <= n_rows; r += 2)
+            accumulate<2>(of_row(), row, of_group, n_fours, shift, scale(), n_groups, sums + r * panel);
+        if (r < n_rows) accumulate<1>(of_row(), row, of_group, n_fours, shift, scale(), n_groups, sums + r * panel);
     }
     for (std::size_t v = 0; v < vectors && first_out + v * lanes < layer.n_out; v++) {
         const std::size_t at = first_out + v * lanes;

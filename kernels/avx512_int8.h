@@ -1,7 +1,7 @@
 // Linear layers in int8 products with int32 sums, for x86 CPUs that have AVX-512 VNNI.
 //
-// Activations are quantised while the graph runs, symmetric about zero, with a scale for each group of a row, so that one
-// large number costs its neighbours alone their precision. The instruction multiplies unsigned by signed numbers:
+// Activations are quantised while the graph runs, symmetric about zero, with a scale for each group of a row, so that
+// one large number costs its neighbours alone their precision. The instruction multiplies unsigned by signed numbers:
 // activations are shifted by 128, and sums begin with what takes that back.
 #pragma once
 
@@ -15,6 +15,7 @@ constexpr std::size_t group = 256;     // inputs to a scale of the activations
 constexpr std::size_t row_block = 48;  // rows that pass over a panel together
 
 constexpr std::size_t padded(std::size_t n_in) { return (n_in + 3) / 4 * 4; }
+constexpr std::size_t padded_outs(std::size_t n_out) { return (n_out + panel - 1) / panel * panel; }
 constexpr std::size_t groups(std::size_t n_in) { return (n_in + group - 1) / group; }
 
 // What a layer's outputs go through.
@@ -22,10 +23,10 @@ enum class Activation { none, gelu, gelu_tanh, quick_gelu, silu };
 
 // A layer: its weights as `graph/int8.py` packs them, for outputs padded to whole panels with zeros.
 struct Layer {
-    const std::int8_t* packed;    // (n_panel, padded(n_in) / 4, panel, 4)
-    const float* scales;          // (n_panel * panel,): what one of an output's int8 numbers stands for
-    const std::int32_t* shift;    // (groups(n_in), n_panel * panel): -128 times the sum of a group's weights
-    const float* bias;            // (n_out,), or none
+    const std::int8_t* packed;  // (n_panel, padded(n_in) / 4, panel, 4)
+    const float* scales;        // (n_panel * panel,): what one of an output's int8 numbers stands for
+    const std::int32_t* shift;  // (groups(n_in), n_panel * panel): -128 times the sum of a group's weights
+    const float* bias;          // (n_out,), or none
     std::size_t n_in, n_out;
     Activation activation;
 };
@@ -34,7 +35,7 @@ struct Layer {
 void quantise(const float* row, std::size_t n_in, std::uint8_t* numbers, float* scales);
 
 // out (n_rows, n_out) for the outputs of one panel; rows of numbers and scales follow each other; n_rows <= row_block.
-void multiply(const std::uint8_t* numbers, const float* scales, std::size_t n_rows, const Layer& layer, std::size_t at_panel,
-              float* out);
+void multiply(const std::uint8_t* numbers, const float* scales, std::size_t n_rows, const Layer& layer,
+              std::size_t at_panel, float* out);
 
 }  // namespace diptych::avx512_int8

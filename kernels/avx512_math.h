@@ -1,8 +1,9 @@
 // Functions of sixteen numbers at once. Only files that are compiled for AVX-512 include this.
 #pragma once
 
-#include <cstddef>
 #include <immintrin.h>
+
+#include <cstddef>
 
 namespace diptych {
 
@@ -11,8 +12,8 @@ constexpr float log2_e = 1.44269504f;
 // The first n of sixteen numbers.
 inline __mmask16 first(std::size_t n) { return n >= 16 ? 0xffff : static_cast<__mmask16>((1u << n) - 1); }
 
-// 2^x to within 3e-6 of it: a polynomial for what is left beside the nearest whole number, with the least greatest relative
-// error over [-0.5, 0.5].
+// 2^x to within 3e-6 of it: a polynomial for what is left beside the nearest whole number, with the least greatest
+// relative error over [-0.5, 0.5].
 inline __m512 exp2(__m512 x) {
     const __m512 whole = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
     const __m512 rest = _mm512_sub_ps(x, whole);

@@ -1,8 +1,10 @@
-// What operators for ONNX Runtime share: a class with a constructor from attributes and `compute` becomes an OrtCustomOp.
+// What operators for ONNX Runtime share: a class with a constructor from attributes and `compute` becomes an
+// OrtCustomOp.
 #pragma once
 
 #include <cstdint>
 #include <exception>
+#include <initializer_list>
 #include <limits>
 #include <memory>
 #include <stdexcept>
@@ -45,17 +47,21 @@ OrtStatus* guarded(const OrtApi& api, Body body) {
 
 using Shape = std::vector<std::int64_t>;
 
+inline Shape shaped(std::initializer_list<std::size_t> sizes) { return Shape(sizes.begin(), sizes.end()); }
+
 struct Input {
     const void* data = nullptr;  // none where an optional input is left out
     Shape shape;
 
     template <class Number>
-    const Number* numbers() const { return static_cast<const Number*>(data); }
+    const Number* numbers() const {
+        return static_cast<const Number*>(data);
+    }
 };
 
 // One run of an operator.
 class Context {
-   public:
+ public:
     Context(const OrtApi& api, OrtKernelContext* context) : api_(api), context_(context) {}
 
     Input input(std::size_t i) const {
@@ -101,19 +107,22 @@ class Context {
     // On the session's threads, one task after the other as they become free.
     Parallel parallel() const {
         return [this](std::size_t n, const std::function<void(std::size_t)>& task) {
-            const auto run = [](void* of, std::size_t i) { (*static_cast<const std::function<void(std::size_t)>*>(of))(i); };
-            check(api_.KernelContext_ParallelFor(context_, run, n, n, const_cast<void*>(static_cast<const void*>(&task))));
+            const auto run = [](void* of, std::size_t i) {
+                (*static_cast<const std::function<void(std::size_t)>*>(of))(i);
+            };
+            check(api_.KernelContext_ParallelFor(context_, run, n, n,
+                                                 const_cast<void*>(static_cast<const void*>(&task))));
         };
     }
 
-   private:
+ private:
     const OrtApi& api_;
     OrtKernelContext* context_;
 };
 
 // The attributes of a node.
 class Attributes {
-   public:
+ public:
     Attributes(const OrtApi& api, const OrtKernelInfo* info) : api_(api), info_(info) {}
 
     std::int64_t whole(const char* name) const {
@@ -135,13 +144,13 @@ class Attributes {
         return out;
     }
 
-   private:
+ private:
     const OrtApi& api_;
     const OrtKernelInfo* info_;
 };
 
-// An operator as ONNX Runtime takes it. `Kernel` has `name`, the types of its `inputs`, of which the last `n_optional` may
-// be left out, a constructor from Attributes, and `compute(Context)`; it has one output, of float32.
+// An operator as ONNX Runtime takes it. `Kernel` has `name`, the types of its `inputs`, of which the last `n_optional`
+// may be left out, a constructor from Attributes, and `compute(Context)`; it has one output, of float32.
 template <class Kernel>
 OrtCustomOp described() {
     struct Held {

@@ -13,7 +13,8 @@ import pytest
 from PIL import Image, ImageDraw
 
 from diptych import Engine, Source, reader
-from diptych.encoder.precision import BF16, cpu_features
+from diptych.encoder.precision import choose
+from diptych.errors import EngineError, MissingExtra
 from diptych.options import Options
 
 RECIPE = Path(__file__).parent.parent / "examples" / "reader"
@@ -39,13 +40,17 @@ def test_it_reads_what_it_claims_to(engine: Engine) -> None:
     assert score.line_rate >= 0.90, (score, wrong[:5])
 
 
-@pytest.mark.parametrize(("precision", "runtime"), [("bf16", "openvino"), ("int8", "openvino"), ("int8", "onnxruntime")])
+@pytest.mark.parametrize(
+    ("precision", "runtime"), [("bf16", "openvino"), ("int8", "openvino"), ("int8", "onnxruntime"), ("int8", "kernels")]
+)
 def test_it_reads_as_well_in_small_arithmetic(engine: Engine, precision: str, runtime: str) -> None:
     """Less than half a point of characters is lost against f32 on the same pictures."""
     import evaluate
 
-    if precision == "bf16" and not BF16 & cpu_features():
-        pytest.skip("the CPU has no products of bf16")
+    try:
+        choose(Options(precision=precision, media_runtime=runtime))
+    except (EngineError, MissingExtra) as error:
+        pytest.skip(str(error))
     pictures = evaluate.held_out(evaluate.CLAIM, N, seed=1)
     exact, _ = evaluated(engine, N)
     with Engine.load("reader", options=Options(precision=precision, media_runtime=runtime)) as small:

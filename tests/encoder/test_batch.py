@@ -18,7 +18,7 @@ from diptych import MediaBatch, reader
 from diptych.encoder.half import FamilyHalf, open_half
 from diptych.encoder.limits import Limits, Run
 from diptych.encoder.memory import MIB, predict
-from diptych.encoder.precision import BF16, cpu_features
+from diptych.encoder.precision import BF16, cpu_features, this_machine
 from diptych.errors import DiptychError, EngineError, InputError, UnusableMedia
 from diptych.families.base import Rows
 from diptych.options import Options
@@ -141,6 +141,17 @@ def test_in_every_precision_a_chunk_gets_in_a_batch_what_it_gets_alone_in_f32(ha
     wanted = [alone(half, one) for one in chunks]
     assert least_cosine(wanted, together) >= GATES[precision]
     assert least_cosine(singly, together) >= GATES[precision]
+
+
+@pytest.mark.skipif(not this_machine().runs_kernels, reason="the kernels are not for this CPU")
+def test_by_the_kernels_pictures_of_many_sizes_are_one_run_and_get_the_bits_they_get_alone() -> None:
+    with closing(open_half(MMPROJ, Options(precision="int8", media_runtime="kernels"))) as made:
+        half = Counting(made)
+        chunks = [chunk(half, seed, *size) for seed, size in enumerate(((84, 56), (140, 196), (28, 336), (84, 56)))]
+        together = batched(half, chunks)
+        assert half.runs == [sum(one.pieces[0].n_patches for one in chunks)]
+        for one, rows in zip(chunks, together, strict=True):
+            np.testing.assert_array_equal(rows, alone(half, one))
 
 
 def test_pictures_of_another_batch_key_do_not_fit() -> None:

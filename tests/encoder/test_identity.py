@@ -12,9 +12,11 @@ import onnx_files
 import tiny
 from diptych import convert, deploy, export
 from diptych.deploy import OnnxHalf
+from diptych.encoder import identity as module
 from diptych.encoder.foreign import open_foreign
 from diptych.encoder.half import FamilyHalf, open_half
 from diptych.encoder.identity import identity, of_family
+from diptych.encoder.precision import this_machine
 from diptych.options import Options
 from diptych.weights import Weights
 from diptych.weights.tensor import in_memory
@@ -64,6 +66,15 @@ def test_each_arithmetic_is_another_half(deployed: Path) -> None:
     ]
     found = {known(deployed / "mmproj.gguf", PLAIN.model_copy(update=options)) for options in told}
     assert len(found - {None}) == 3
+
+
+@pytest.mark.skipif(not this_machine().runs_kernels, reason="the kernels are not for this CPU")
+def test_other_kernels_are_another_half(deployed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = PLAIN.model_copy(update={"precision": "int8", "media_runtime": "kernels"})
+    before = known(deployed / "mmproj.gguf", options)
+    (tmp_path / "kernels.so").write_bytes(module.LIBRARY.read_bytes() + b"\0")
+    monkeypatch.setattr(module, "LIBRARY", tmp_path / "kernels.so")
+    assert known(deployed / "mmproj.gguf", options) not in (None, before)
 
 
 def test_what_does_not_change_rows_does_not_change_what_a_half_is_known_by(deployed: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from diptych.cli import doctor
 from diptych.encoder import precision
-from diptych.encoder.precision import Choice, choose, cpu_features
+from diptych.encoder.precision import Choice, Machine, choose, cpu_features, this_machine
 from diptych.errors import EngineError, MissingExtra
 from diptych.options import Options
 
@@ -19,35 +19,68 @@ ICE_LAKE = frozenset({"avx2", "avx512f", "avx512_vnni"})
 HASWELL = frozenset({"avx2"})
 GRAVITON3 = frozenset({"asimd", "asimddp", "asimdhp", "sve", "i8mm", "bf16"})
 UNKNOWN: frozenset[str] = frozenset()
+RUNTIMES = ("openvino", "kernels")
 CPUS = (ZEN5, XEON, ICE_LAKE, HASWELL, GRAVITON3, UNKNOWN)
 
 
-def chosen(asked: str, features: frozenset[str], openvino: bool = True, runtime: str = "auto") -> Choice:
-    return choose(Options(precision=asked, media_runtime=runtime), features, openvino)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("features", [ZEN5, XEON, GRAVITON3])
-def test_auto_takes_int8_by_openvino_where_the_cpu_has_products_of_int8_and_bf16(features: frozenset[str]) -> None:
-    found = chosen("auto", features)
-    assert (found.precision, found.runtime, found.rest) == ("int8", "openvino", "bf16")
+def chosen(asked: str, features: frozenset[str], openvino: bool = True, runtime: str = "auto", kernels: bool = True) -> Choice:
+    options = Options(precision=asked, media_runtime=runtime)  # type: ignore[arg-type]
+    return choose(options, Machine(features, openvino, kernels))
 
 
 @pytest.mark.parametrize(
-    ("features", "openvino", "runtime", "why"),
+    ("features", "openvino", "kernels", "runtime"),
     [
-        (ICE_LAKE, True, "auto", "no products of bf16"),
-        (HASWELL, True, "auto", "no products of int8 and bf16"),
-        (UNKNOWN, True, "auto", "features are not known"),
-        (ZEN5, False, "auto", "OpenVINO, which would run int8, is not installed"),
-        (ZEN5, True, "onnxruntime", "ONNX Runtime was asked for"),
+        (ZEN5, True, True, "kernels"),
+        (ZEN5, False, True, "kernels"),
+        (ZEN5, True, False, "openvino"),
+        (XEON, True, True, "openvino"),  # it knows the matrix units
+        (XEON, False, True, "kernels"),
+        (GRAVITON3, True, False, "openvino"),
+        (GRAVITON3, True, True, "openvino"),  # a library that is there and not for this CPU
+    ],
+)
+def test_auto_takes_int8_where_the_cpu_has_products_of_int8_and_bf16(
+    features: frozenset[str], openvino: bool, kernels: bool, runtime: str
+) -> None:
+    found = chosen("auto", features, openvino, kernels=kernels)
+    assert (found.precision, found.runtime, found.rest) == ("int8", runtime, "bf16")
+
+
+@pytest.mark.parametrize(
+    ("features", "openvino", "kernels", "runtime", "why"),
+    [
+        (ICE_LAKE, True, True, "auto", "no products of bf16"),
+        (HASWELL, True, True, "auto", "no products of int8 and bf16"),
+        (UNKNOWN, True, True, "auto", "features are not known"),
+        (ZEN5, False, False, "auto", "installed without its kernels, and OpenVINO, which would run int8, is not installed"),
+        (GRAVITON3, False, True, "auto", "no avx512_bf16 and avx512_vnni, which the kernels need, and OpenVINO"),
+        (ZEN5, True, True, "onnxruntime", "ONNX Runtime was asked for"),
     ],
 )
 def test_auto_is_f32_by_onnx_runtime_elsewhere_and_says_why(
-    features: frozenset[str], openvino: bool, runtime: str, why: str
+    features: frozenset[str], openvino: bool, kernels: bool, runtime: str, why: str
 ) -> None:
-    found = chosen("auto", features, openvino, runtime)
+    found = chosen("auto", features, openvino, runtime, kernels)
     assert (found.precision, found.runtime) == ("f32", "onnxruntime")
     assert why in found.why
+
+
+@pytest.mark.parametrize("asked", ["auto", "int8"])
+def test_the_kernels_by_name_are_had_where_they_are_there_and_for_the_cpu(asked: str) -> None:
+    for features in (ZEN5, XEON):
+        assert chosen(asked, features, runtime="kernels") == Choice("int8", "kernels", "bf16", "asked for")
+    with pytest.raises(EngineError, match="cannot be used: Diptych was installed without its kernels"):
+        chosen(asked, ZEN5, runtime="kernels", kernels=False)
+    for features in (ICE_LAKE, GRAVITON3, UNKNOWN):
+        with pytest.raises(EngineError, match=r"cannot be used: the CPU has no avx512_bf16.*use --media-runtime auto"):
+            chosen(asked, features, runtime="kernels")
+
+
+@pytest.mark.parametrize("asked", ["f32", "bf16", "f16"])
+def test_the_kernels_compute_in_int8_alone(asked: str) -> None:
+    with pytest.raises(EngineError, match=f"the kernels compute in int8, not in {asked}; use --media-runtime auto"):
+        chosen(asked, XEON, runtime="kernels")
 
 
 def test_auto_by_openvino_keeps_to_f32_on_a_cpu_without_small_products() -> None:
@@ -62,10 +95,11 @@ def test_f32_is_onnx_runtimes_on_every_machine(features: frozenset[str], openvin
     assert (found.precision, found.runtime) == ("f32", "onnxruntime")
 
 
-def test_int8_goes_to_openvino_and_without_it_to_onnx_runtime_which_says_so() -> None:
-    assert chosen("int8", ZEN5) == Choice("int8", "openvino", "bf16", "asked for")
-    assert chosen("int8", ICE_LAKE).rest == "f32"
-    found = chosen("int8", ZEN5, openvino=False)
+def test_int8_goes_to_the_kernels_then_to_openvino_and_without_it_to_onnx_runtime_which_says_so() -> None:
+    assert chosen("int8", ZEN5) == Choice("int8", "kernels", "bf16", "asked for")
+    assert chosen("int8", ZEN5, kernels=False) == Choice("int8", "openvino", "bf16", "asked for")
+    assert chosen("int8", ICE_LAKE) == Choice("int8", "openvino", "f32", "asked for")
+    found = chosen("int8", ZEN5, openvino=False, kernels=False)
     assert (found.precision, found.runtime, found.rest) == ("int8", "onnxruntime", "f32")
     assert "not installed" in found.why
     assert chosen("int8", ZEN5, runtime="onnxruntime") == Choice("int8", "onnxruntime", "f32", "asked for")
@@ -95,24 +129,29 @@ def test_what_openvino_alone_can_do_names_the_extra_where_it_is_missing(asked: s
 
 def test_named_execution_providers_run_in_f32_and_nothing_else_goes_with_them() -> None:
     for given in ({"providers": ("VitisAI",)}, {"ep_libraries": ("mine=/x.so",)}):
-        assert choose(Options(precision="auto", **given), ZEN5, True).why == "execution providers were named"
-        for more in ({"precision": "int8"}, {"precision": "bf16"}, {"precision": "auto", "media_runtime": "openvino"}):
+        machine = Machine(ZEN5, True, True)
+        assert choose(Options(precision="auto", **given), machine).why == "execution providers were named"
+        others = (
+            {"precision": p, "media_runtime": r} for p, r in (("int8", "auto"), ("bf16", "auto"), *product(["auto"], RUNTIMES))
+        )
+        for more in others:
             with pytest.raises(EngineError, match="leave out one or the other"):
-                choose(Options(**given, **more), ZEN5, True)
+                choose(Options(**given, **more), machine)
 
 
 def test_every_combination_gives_a_choice_or_one_line() -> None:
-    precisions, runtimes = ("auto", "f32", "bf16", "f16", "int8"), ("auto", "onnxruntime", "openvino")
+    precisions, runtimes = ("auto", "f32", "bf16", "f16", "int8"), ("auto", "onnxruntime", *RUNTIMES)
     lines: list[str] = []
-    for asked, runtime, features, openvino in product(precisions, runtimes, CPUS, (True, False)):
+    for asked, runtime, features, openvino, kernels in product(precisions, runtimes, CPUS, (True, False), (True, False)):
         try:
-            found = chosen(asked, features, openvino, runtime)
+            found = chosen(asked, features, openvino, runtime, kernels)
         except (EngineError, MissingExtra) as error:
             lines.append(str(error))
             continue
         assert asked in ("auto", found.precision)
         assert runtime in ("auto", found.runtime)
-        assert openvino or found.runtime == "onnxruntime"
+        assert openvino or found.runtime != "openvino"
+        assert kernels or found.runtime != "kernels"
         assert found.why
     assert lines
     assert not any("\n" in line for line in lines)
@@ -141,7 +180,9 @@ def test_a_folder_called_openvino_is_not_the_package(tmp_path: Path, monkeypatch
     (tmp_path / "openvino").mkdir()
     monkeypatch.setattr("sys.path", [str(tmp_path)])
     monkeypatch.delitem(__import__("sys").modules, "openvino", raising=False)
-    assert choose(Options(precision="auto"), ZEN5).precision == "f32"
+    this_machine.cache_clear()
+    assert not this_machine().openvino
+    this_machine.cache_clear()
 
 
 def test_doctor_says_what_was_chosen_and_why(monkeypatch: pytest.MonkeyPatch) -> None:

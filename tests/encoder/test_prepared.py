@@ -19,7 +19,7 @@ import tiny
 from diptych import convert, families
 from diptych.encoder import prepared as module
 from diptych.encoder.load import load
-from diptych.encoder.precision import Choice, Precision, Runtime
+from diptych.encoder.precision import Choice, Precision, Runtime, this_machine
 from diptych.encoder.prepared import DATA, MODEL, prepared
 from diptych.errors import FileError
 from diptych.families.base import Family
@@ -104,8 +104,8 @@ def test_an_entry_is_made_once_and_a_second_start_reads_no_weight(file: Path, en
 
 def test_each_precision_and_runtime_has_an_entry_of_its_own(file: Path, entries: Path) -> None:
     kinds: list[tuple[Precision, Runtime]] = [(p, "openvino") for p in ("f32", "bf16", "f16", "int8")]
-    found = {made(file, *kind)[0] for kind in [*kinds, ("int8", "onnxruntime")]}
-    assert len(found) == len(os.listdir(entries)) == 5
+    found = {made(file, *kind)[0] for kind in [*kinds, ("int8", "onnxruntime"), ("int8", "kernels")]}
+    assert len(found) == len(os.listdir(entries)) == 6
 
 
 def test_content_that_changes_has_another_entry_and_its_own_rows(file: Path, tmp_path: Path) -> None:
@@ -121,10 +121,14 @@ def test_content_that_changes_has_another_entry_and_its_own_rows(file: Path, tmp
     assert np.abs(rows(counted(copy, [])) - before).max() > 0.01
 
 
-@pytest.mark.parametrize("choice", [INT8, Choice("int8", "onnxruntime", "f32", "")], ids=lambda c: c.runtime)
+@pytest.mark.parametrize(
+    "choice", [INT8, Choice("int8", "onnxruntime", "f32", ""), Choice("int8", "kernels", "bf16", "")], ids=lambda c: c.runtime
+)
 def test_rows_are_the_same_from_an_entry_from_a_new_one_and_from_weights_in_no_file(
     choice: Choice, file: Path, left: list[str]
 ) -> None:
+    if choice.runtime == "kernels" and not this_machine().runs_kernels:
+        pytest.skip("the kernels are not for this CPU")
     first, warm = rows(counted(file, []), choice), rows(counted(file, []), choice)
     weights = open_gguf(file)
     nowhere = Weights(weights.metadata, {n: replace(t, place=None) for n, t in weights.tensors.items()})

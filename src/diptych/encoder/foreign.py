@@ -6,6 +6,7 @@ feeds, many pictures in a run; one with one input takes pictures one by one.
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
@@ -30,6 +31,8 @@ from diptych.positions import Positions
 from diptych.trace import OFF, Trace
 from diptych.types import Media, MediaChunk, MediaKind, MediaSettings, Piece
 
+log = logging.getLogger(__name__)
+
 MAX_SESSIONS = 3  # kept open: each has the weights unpacked for itself
 _RGB = 3
 
@@ -52,10 +55,12 @@ class ForeignHalf:
         self.n_embd = self._pictures.n_embd
         self.n_pos = self._pictures.n_pos
         self.placeholders: Mapping[MediaKind, tuple[str, ...]] = self._pictures.placeholders
-        if options.precision not in ("auto", "f32") or options.media_runtime == "openvino":
+        if options.precision not in ("auto", "f32") or options.media_runtime not in ("auto", "onnxruntime"):
             raise EngineError(
                 f"{half.config} brings ONNX files, which ONNX Runtime runs as they are; leave --precision and --media-runtime out"
             )
+        if options.encode_memory is not None:
+            log.warning("what ONNX files made by others take is not known ahead; --encode-memory does not bound it")
         self.arithmetic: Mapping[str, str] = {
             "precision": "f32",
             "runtime": "onnxruntime",

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from diptych.deploy.deployment import Declared, OnnxHalf
 from diptych.encoder import content
+from diptych.encoder.kernels import LIBRARY
 from diptych.errors import FileError
 from diptych.families.base import Family, MediaHalf
 from diptych.options import Options
@@ -44,13 +45,14 @@ def of_family(family: Family, arithmetic: Mapping[str, str], options: Options) -
     return (*of_runtime(arithmetic, options), json.dumps(told, sort_keys=True, default=repr), Path(source), *files)
 
 
-def of_runtime(arithmetic: Mapping[str, str], options: Options) -> tuple[str, ...]:
-    """What rows depend on in the runtime: the arithmetic, the runtime's version, what its execution providers are told."""
+def of_runtime(arithmetic: Mapping[str, str], options: Options) -> tuple[str | Path, ...]:
+    """What rows depend on in the runtime: the arithmetic, its version, the kernels, what execution providers are told."""
     told: Mapping[str, object] = {"options": options.provider_options, "libraries": options.ep_libraries}
     release = ""
     with suppress(PackageNotFoundError):  # ONNX Runtime comes under several names
         release = version("openvino" if arithmetic["runtime"] == "openvino" else "onnxruntime")
-    return json.dumps(dict(arithmetic), sort_keys=True), release, json.dumps(told, sort_keys=True)
+    own = (LIBRARY,) if arithmetic["runtime"] == "kernels" else ()
+    return json.dumps(dict(arithmetic), sort_keys=True), release, json.dumps(told, sort_keys=True), *own
 
 
 def of_onnx(half: OnnxHalf, plan: Plan, arithmetic: Mapping[str, str], options: Options) -> tuple[str | Path, ...]:

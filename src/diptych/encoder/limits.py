@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -47,14 +48,13 @@ class Run:
 
 
 def runs(pieces: Sequence[Piece], max_patches: int) -> Iterator[list[Piece]]:
-    """Cut pieces, in order, into runs of at most `max_patches` patches; a larger piece goes alone."""
-    run: list[Piece] = []
-    total = 0
+    """Cut pieces of one batch key, in order, into runs of at most `max_patches` patches; a larger piece goes alone."""
+    limits = Limits(max_patches, sys.maxsize)
+    run = Run(lambda _: None, limits)
     for piece in pieces:
-        if run and total + piece.n_patches > max_patches:
-            yield run
-            run, total = [], 0
-        run.append(piece)
-        total += piece.n_patches
-    if run:
-        yield run
+        if not run.add([piece], 0):
+            yield run.pieces
+            run = Run(lambda _: None, limits)
+            run.add([piece], 0)
+    if run.pieces:
+        yield run.pieces

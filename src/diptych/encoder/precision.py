@@ -34,7 +34,7 @@ BF16 = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 F16 = frozenset({"avx512_fp16", "amx_fp16", "asimdhp"})
 AMX = frozenset({"amx_int8", "amx_bf16"})
 WATCHED = ("avx2", "avx512f", *sorted(INT8), *sorted(BF16), *sorted(F16), "asimd", "asimddp", "sve")
-EXTRA = "OpenVINO runs the media half in bf16, f16 and, fastest, int8, and is not installed: pip install 'diptych[openvino]'"
+EXTRA = "OpenVINO runs the media half in bf16, f16 and int8, and is not installed: pip install 'diptych[openvino]'"
 _CPU = ("CPUExecutionProvider",)
 
 
@@ -59,7 +59,7 @@ class Machine:
 
     @property
     def runs_kernels(self) -> bool:
-        return self.kernels and kernels.FEATURES <= self.features
+        return self.kernels and self.features >= kernels.FEATURES
 
 
 def choose(options: Options, machine: Machine | None = None) -> Choice:

@@ -24,7 +24,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from diptych.errors import FileError
-from diptych.graph.int8 import GROUP, PANEL, int8, packed, packed_shape, row_scales, shift
+from diptych.graph.int8 import GROUP, PANEL, packed, packed_shape, quantised, shift
 
 if TYPE_CHECKING:
     from diptych.weights import Tensor, Weights
@@ -83,6 +83,7 @@ class Graph:
         self._weights = weights
         self._unpack = unpack
         self._products, self._wide = products, wide
+        self._last: tuple[str, tuple[NDArray[np.int8], NDArray[np.float32]]] | None = None
         self._made: dict[Hashable, tuple[Value, ...]] = {}
         self._fixed = fixed or {}
         self._inputs: list[Value] = []
@@ -296,12 +297,12 @@ class Graph:
 
     def _by_row(self, tensor: Tensor) -> Value:
         """int8 (out, in) and a float32 scale (out,) a row."""
-        values = self._store(tensor.name, ir.DataType.INT8, tensor.shape, lambda: int8(tensor.float32()))
+        values = self._store(tensor.name, ir.DataType.INT8, tensor.shape, lambda: self._quantised(tensor)[0])
         return self._named(tensor.name, "DequantizeLinear", values, self._row_scales(tensor), axis=0)
 
     def _by_column(self, tensor: Tensor) -> tuple[Value, Value]:
         """int8 (in, out) and a float32 scale (out,) a column."""
-        values = self._store(tensor.name, ir.DataType.INT8, tensor.shape[::-1], lambda: int8(tensor.float32()).T)
+        values = self._store(tensor.name, ir.DataType.INT8, tensor.shape[::-1], lambda: self._quantised(tensor)[0].T)
         return values, self._row_scales(tensor)
 
     def _by_panel(self, tensor: Tensor) -> tuple[Value, Value, Value]:
@@ -310,16 +311,25 @@ class Graph:
         n_rows, n_group = shape[0] * PANEL, -(-tensor.shape[1] // GROUP)
 
         def scales() -> NDArray[Any]:
-            return np.pad(row_scales(tensor.float32()), (0, n_rows - tensor.shape[0]), constant_values=1)
+            return np.pad(self._quantised(tensor)[1], (0, n_rows - tensor.shape[0]), constant_values=1)
 
-        values = self._store(tensor.name, ir.DataType.INT8, shape, lambda: packed(int8(tensor.float32())))
+        values = self._store(tensor.name, ir.DataType.INT8, shape, lambda: packed(self._quantised(tensor)[0]))
         scale = self._store(f"{tensor.name}.scale", ir.DataType.FLOAT, (n_rows,), scales)
         shifts = (n_group, n_rows)
-        back = self._store(f"{tensor.name}.shift", ir.DataType.INT32, shifts, lambda: shift(int8(tensor.float32())))
-        return values, scale, back
+        return (
+            values,
+            scale,
+            self._store(f"{tensor.name}.shift", ir.DataType.INT32, shifts, lambda: shift(self._quantised(tensor)[0])),
+        )
 
     def _row_scales(self, tensor: Tensor) -> Value:
-        return self._store(f"{tensor.name}.scale", ir.DataType.FLOAT, tensor.shape[:1], lambda: row_scales(tensor.float32()))
+        return self._store(f"{tensor.name}.scale", ir.DataType.FLOAT, tensor.shape[:1], lambda: self._quantised(tensor)[1])
+
+    def _quantised(self, tensor: Tensor) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+        """Numbers and scales of a matrix; those of the last one are kept, since they are asked for one after the other."""
+        if self._last is None or self._last[0] != tensor.name:
+            self._last = tensor.name, quantised(tensor.float32())
+        return self._last[1]
 
     def _in_int8(self, tensor: Tensor) -> bool:
         return self._products == "int8" and len(tensor.shape) == 2 and not self._stays_wide(tensor.name)

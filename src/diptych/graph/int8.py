@@ -12,16 +12,12 @@ _SHIFT = 128  # what activations are shifted by, to be unsigned
 _MOST = 127  # -128 is left out, so that a number and its negative are equally far from zero
 
 
-def row_scales(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(out,): what the largest number of each row of (out, in) values stands for, over 127; 1 for a row of zeros."""
+def quantised(values: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """A matrix (out, in) as int8, and what one of each row's numbers stands for (out,): the largest of the row over 127, and
+    1 for a row of zeros."""
     largest = np.maximum(values.max(axis=1, initial=0), -values.min(axis=1, initial=0))
-    return np.where(largest > 0, largest / np.float32(_MOST), np.float32(1)).astype(np.float32)
-
-
-def int8(values: NDArray[np.float32]) -> NDArray[np.int8]:
-    """(out, in): the whole numbers nearest to the values over their row's scale."""
-    out: NDArray[np.int8] = np.rint(values / row_scales(values)[:, None]).astype(np.int8)
-    return out
+    scales = np.where(largest > 0, largest / np.float32(_MOST), np.float32(1)).astype(np.float32)
+    return np.rint(values / scales[:, None]).astype(np.int8), scales
 
 
 def packed_shape(shape: tuple[int, int]) -> tuple[int, int, int, int]:

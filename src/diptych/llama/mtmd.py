@@ -65,6 +65,8 @@ class MtmdHalf:
             text = self._stand_in = stand_in(error.n_embd, text.n_pos)
             self._mtmd = Mtmd(path, text, options, limits)
         self.n_embd, self.n_pos = text.n_embd_inp, text.n_pos
+        if options.encode_memory is not None:
+            log.warning("what libmtmd takes is not known ahead; --encode-memory does not bound it")
         self.max_patches = options.encode_max_patches
         self.placeholders: Mapping[MediaKind, tuple[str, ...]] = {
             kind: _placeholders(kind, self._mmproj.projectors[kind]) for kind in self._mtmd.kinds

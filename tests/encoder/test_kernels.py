@@ -1,0 +1,311 @@
+"""Diptych's own operators: attention against float64, linear layers against the same arithmetic in NumPy, and bad inputs."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from zipfile import ZipFile
+
+import numpy as np
+import pytest
+from gguf import GGMLQuantizationType
+from numpy.typing import NDArray
+
+from diptych.encoder.kernels import LIBRARY
+from diptych.encoder.ort import OrtSession
+from diptych.encoder.precision import this_machine
+from diptych.encoder.prepared import DATA, MODEL
+from diptych.errors import EngineError, FileError
+from diptych.graph import int8 as quantising
+from diptych.graph import nn
+from diptych.graph.graph import Graph
+from diptych.options import Options
+from diptych.weights import Tensor, Weights
+
+ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.skipif(not this_machine().runs_kernels, reason="the kernels are not there, or not for this CPU")
+
+Array = NDArray[np.float32]
+Spans = list[tuple[int, int]]
+ACTS: dict[str, tuple[nn.Act | None, Callable[[NDArray[np.float64]], NDArray[np.float64]]]] = {
+    "none": (None, lambda x: x),
+    "gelu": (nn.gelu, lambda x: x * 0.5 * (1 + np.vectorize(math.erf)(x / math.sqrt(2)))),
+    "gelu_tanh": (nn.gelu_tanh, lambda x: 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))),
+    "quick_gelu": (nn.quick_gelu, lambda x: 0.5 * x * (1 + np.tanh(0.851 * x))),
+    "silu": (nn.silu, lambda x: 0.5 * x * (1 + np.tanh(0.5 * x))),
+}
+
+
+def session(g: Graph, folder: Path, threads: int = 1) -> OrtSession:
+    data, places = b"", {}
+    for name, stored in g.stored.items():
+        places[name] = (DATA, len(data))
+        data += np.ascontiguousarray(stored.read()).tobytes()
+    (folder / DATA).write_bytes(data)
+    (folder / MODEL).write_bytes(g.serialize(places))
+    return OrtSession(folder / MODEL, Options(threads=threads), operators=LIBRARY)
+
+
+def attention(folder: Path, n_head: int, width: int, scale: float, threads: int = 1) -> OrtSession:
+    g = Graph(Weights({}, {}), kernels=True)
+    q, k, v = (g.input(name, ("n", width)) for name in "qkv")
+    spans = g.input("spans", ("n_span", 2), np.int64)
+    g.output("out", nn.attention(g, q, k, v, spans, n_head, scale), ("n", width))
+    return session(g, folder, threads)
+
+
+def linear(folder: Path, weight: Array, bias: Array | None, act: nn.Act | None = None, threads: int = 1) -> OrtSession:
+    def tensor(name: str, array: Array) -> Tensor:
+        return Tensor(name, array.shape, GGMLQuantizationType.F32, lambda: array)
+
+    tensors = {"w.weight": tensor("w.weight", weight)} | ({} if bias is None else {"w.bias": tensor("w.bias", bias)})
+    g = Graph(Weights({}, tensors), kernels=True, products="int8")
+    g.output("out", nn.linear(g, g.input("x", ("n", weight.shape[1])), "w", act), ("n", weight.shape[0]))
+    return session(g, folder, threads)
+
+
+def fed(n: int, width: int, spans: Spans, seed: int = 0, spread: float = 1.0) -> dict[str, NDArray]:
+    rng = np.random.default_rng(seed)
+    rows = {name: (rng.standard_normal((n, width)) * spread).astype(np.float32) for name in "qkv"}
+    return {**rows, "spans": np.array(spans, np.int64).reshape(-1, 2)}
+
+
+def exact(feed: dict[str, NDArray], n_head: int, scale: float) -> NDArray[np.float64]:
+    """softmax(scale · q kᵀ) v of each segment and head in float64."""
+    n, width = feed["q"].shape
+    q, k, v = (feed[name].astype(np.float64).reshape(n, n_head, -1).swapaxes(0, 1) for name in "qkv")
+    out, start = np.zeros_like(q), 0
+    for count, length in feed["spans"]:
+        for _ in range(count):
+            rows = slice(start, start := start + length)
+            scores = scale * q[:, rows] @ k[:, rows].swapaxes(1, 2)
+            shares = np.exp(scores - scores.max(axis=2, keepdims=True))
+            out[:, rows] = shares / shares.sum(axis=2, keepdims=True) @ v[:, rows]
+    return out.swapaxes(0, 1).reshape(n, width)
+
+
+def distance(found: NDArray, wanted: NDArray) -> float:
+    return float(np.linalg.norm(found - wanted) / np.linalg.norm(wanted))
+
+
+@pytest.mark.parametrize(
+    ("n_head", "dim", "spans"),
+    [
+        (16, 80, [(1, 784)]),  # Qwen2-VL
+        (2, 64, [(9, 64), (2, 40), (1, 3)]),  # windows, as Qwen2.5-VL has them, and odd ones
+        (3, 72, [(1, 257)]),  # one key more than a block
+        (1, 128, [(1, 95), (1, 97)]),  # about a block of queries
+        (2, 256, [(1, 70)]),
+        (2, 17, [(2, 33)]),  # no even dimension
+        (5, 1, [(1, 9)]),
+        (4, 88, [(1, 1), (3, 2), (1, 31), (1, 512)]),
+    ],
+)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_attention_is_that_of_each_segment_in_bfloat16(n_head: int, dim: int, spans: Spans, seed: int, tmp_path: Path) -> None:
+    n, scale = sum(count * length for count, length in spans), dim**-0.5
+    feed = fed(n, n_head * dim, spans, seed)
+    found = attention(tmp_path, n_head, n_head * dim, scale).run(feed)
+    assert distance(found, exact(feed, n_head, scale)) < 6e-3, "bfloat16 keeps eight bits"
+
+
+def test_attention_over_numbers_that_bfloat16_has_is_float32s_but_for_the_shares(tmp_path: Path) -> None:
+    """Whole numbers have no rounding, and equal keys make equal shares, which have none either."""
+    feed = fed(300, 32, [(1, 300)])
+    feed["v"] = np.round(feed["v"] * 8)
+    feed["k"][:] = 1
+    found = attention(tmp_path, 2, 32, 1.0).run(feed)
+    np.testing.assert_allclose(found, np.tile(feed["v"].mean(axis=0), (300, 1)), rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("spread", [1e-3, 10.0, 60.0])
+def test_attention_holds_for_flat_and_for_steep_scores(spread: float, tmp_path: Path) -> None:
+    feed = fed(400, 64, [(1, 400)], spread=1.0)
+    feed["q"] *= spread
+    found = attention(tmp_path, 1, 64, 1.0).run(feed)
+    assert np.isfinite(found).all()
+    steep = np.abs(feed["q"] @ feed["k"].T).max() * 2**-8  # what rounding q and k may move a score by
+    assert distance(found, exact(feed, 1, 1.0)) < 6e-3 + min(steep, 1) * 0.1
+
+
+def test_segments_do_not_see_each_other_and_threads_change_nothing(tmp_path: Path) -> None:
+    spans: Spans = [(3, 50), (1, 129)]
+    feed = fed(279, 96, spans)
+    (tmp_path / "two").mkdir()
+    one, two = attention(tmp_path, 2, 96, 0.2), attention(tmp_path / "two", 2, 96, 0.2, threads=2)
+    found = one.run(feed)
+    np.testing.assert_array_equal(two.run(feed), found)
+    changed = {name: array.copy() for name, array in feed.items()}
+    for name in "qkv":
+        changed[name][50:100] += 1
+    again = one.run(changed)
+    assert not np.array_equal(again[50:100], found[50:100])
+    again[50:100] = found[50:100]
+    np.testing.assert_array_equal(again, found)
+    alone = one.run({**{name: feed[name][150:] for name in "qkv"}, "spans": np.array([[1, 129]])})
+    np.testing.assert_array_equal(alone, found[150:])
+
+
+def test_a_query_that_is_no_number_is_alone_with_it(tmp_path: Path) -> None:
+    feed = fed(64, 32, [(1, 64)])
+    feed["q"][7, 3] = np.nan
+    found = attention(tmp_path, 2, 32, 0.2).run(feed)
+    assert np.isnan(found[7, :16]).all()
+    found[7, :16] = 0
+    assert np.isfinite(found).all()
+
+
+@pytest.mark.parametrize("spans", [[], [(0, 5)], [(3, 0)]])
+def test_no_rows_make_none(spans: Spans, tmp_path: Path) -> None:
+    assert attention(tmp_path, 2, 32, 0.2).run(fed(0, 32, spans)).shape == (0, 32)
+
+
+@pytest.mark.parametrize(
+    ("spans", "message"),
+    [
+        ([(1, 9)], "reach beyond the rows"),
+        ([(2**62, 2**62)], "reach beyond the rows"),
+        ([(1, 7)], "leave out the last rows"),
+        ([(-1, -8)], "count segments and rows"),
+        ([], "leave out the last rows"),
+    ],
+)
+def test_spans_that_are_not_of_the_rows_are_refused(spans: Spans, message: str, tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match=message):
+        attention(tmp_path, 2, 32, 0.2).run(fed(8, 32, spans))
+
+
+def test_heads_that_do_not_make_the_width_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match="heads of 1 to 256 numbers"):
+        attention(tmp_path, 3, 32, 0.2).run(fed(8, 32, [(1, 8)]))
+    with pytest.raises(EngineError, match="heads of 1 to 256 numbers"):
+        attention(tmp_path, 1, 257, 0.2).run(fed(8, 257, [(1, 8)]))
+    with pytest.raises(FileError, match="num_heads and scale are above zero"):
+        attention(tmp_path, 0, 32, 0.2)
+
+
+def emulated(x: Array, weight: Array, bias: Array | None) -> NDArray[np.float64]:
+    """What the layer computes, in NumPy: int8 by int8, with a scale for each row of weights and each group of activations."""
+    whole, scales = quantising.quantised(weight)
+    out = np.zeros((len(x), len(weight)))
+    for start in range(0, x.shape[1], quantising.GROUP):
+        part = slice(start, start + quantising.GROUP)
+        largest = np.abs(x[:, part]).max(axis=1, keepdims=True)
+        times = np.divide(np.float32(127), largest, out=np.zeros_like(largest), where=largest > 0)
+        numbers = np.rint(x[:, part] * times).astype(np.int64)
+        out += numbers @ whole[:, part].T.astype(np.int64) * (largest / np.float32(127)).astype(np.float64)
+    out *= scales
+    return out if bias is None else out + bias
+
+
+@pytest.mark.parametrize(
+    ("n", "n_in", "n_out"),
+    [(1, 4, 64), (5, 1280, 320), (48, 256, 64), (49, 257, 65), (100, 588, 130), (7, 3, 1), (13, 1025, 96), (300, 2560, 33)],
+)
+@pytest.mark.parametrize("biased", [True, False])
+def test_a_linear_layer_is_what_int8_makes_of_it(n: int, n_in: int, n_out: int, biased: bool, tmp_path: Path) -> None:
+    rng = np.random.default_rng(n)
+    x, weight = rng.standard_normal((n, n_in), np.float32), rng.standard_normal((n_out, n_in), np.float32)
+    bias = rng.standard_normal(n_out, np.float32) if biased else None
+    found = linear(tmp_path, weight, bias).run({"x": x})
+    assert found.shape == (n, n_out)
+    np.testing.assert_allclose(found, emulated(x, weight, bias), rtol=1e-5, atol=1e-5 * math.sqrt(n_in))
+    assert distance(found, x @ weight.T + (0 if bias is None else bias)) < 2e-2
+
+
+@pytest.mark.parametrize("name", ACTS)
+def test_activations_are_those_of_their_names(name: str, tmp_path: Path) -> None:
+    act, wanted = ACTS[name]
+    x = np.concatenate([np.linspace(-12, 12, 4001, dtype=np.float32), np.array([0, 1e4, -1e4], np.float32)])[:, None]
+    g = linear(tmp_path, np.ones((1, 1), np.float32), None, act)  # a row of one number is exact: it is 127 of its scale
+    found = g.run({"x": x})
+    np.testing.assert_allclose(found, wanted(x.astype(np.float64)), rtol=2e-5, atol=4e-6)
+
+
+def test_an_activation_that_the_kernel_has_not_follows_the_layer(tmp_path: Path) -> None:
+    x = np.array([[-3.0], [2.0]], np.float32)
+    found = linear(tmp_path, np.ones((1, 1), np.float32), None, lambda g, rows: g.Abs(rows)).run({"x": x})
+    np.testing.assert_allclose(found, np.abs(x), rtol=1e-6)
+
+
+def test_a_row_gets_the_same_bits_in_any_company(tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    weight, x = rng.standard_normal((200, 600), np.float32), rng.standard_normal((101, 600), np.float32)
+    x[50] *= 1e4  # one scale for all of them would cost the others their precision
+    (tmp_path / "two").mkdir()
+    one, two = linear(tmp_path, weight, None), linear(tmp_path / "two", weight, None, threads=2)
+    together = one.run({"x": x})
+    np.testing.assert_array_equal(two.run({"x": x}), together)
+    for i in (0, 49, 50, 100):
+        np.testing.assert_array_equal(one.run({"x": x[i : i + 1]}), together[i : i + 1])
+
+
+def test_a_large_number_costs_its_own_group_alone_precision(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).standard_normal((1, 512), np.float32)
+    weight = np.eye(512, dtype=np.float32)
+    x[0, 300] = 1e5
+    found = linear(tmp_path, weight, None).run({"x": x})
+    assert distance(found[:, :256], x[:, :256]) < 1e-2
+    assert distance(found[:, 256:300], x[:, 256:300]) > 0.5
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
+def test_what_is_no_number_stays_none(wrong: float, tmp_path: Path) -> None:
+    x = np.ones((3, 300), np.float32)
+    x[1, 7] = wrong
+    found = linear(tmp_path, np.ones((70, 300), np.float32), None).run({"x": x})
+    assert not np.isfinite(found[1]).any()
+    np.testing.assert_allclose(found[[0, 2]], 300, rtol=1e-5)
+
+
+def test_zeros_and_no_rows(tmp_path: Path) -> None:
+    bias = np.arange(70, dtype=np.float32)
+    made = linear(tmp_path, np.ones((70, 300), np.float32), bias)
+    np.testing.assert_array_equal(made.run({"x": np.zeros((2, 300), np.float32)}), [bias, bias])
+    assert made.run({"x": np.zeros((0, 300), np.float32)}).shape == (0, 70)
+
+
+@pytest.mark.parametrize(("n_in", "n_out"), [(9, 64), (8, 65)])
+def test_weights_of_another_layer_are_refused(n_in: int, n_out: int, tmp_path: Path) -> None:
+    g = Graph(Weights({}, {}), kernels=True)
+    parts = (np.zeros((1, 2, 64, 4), np.int8), np.zeros(64, np.float32), np.zeros((1, 64), np.int32))
+    (out,) = g.op("Linear", g.input("x", ("n", "in")), *parts, domain=nn.DIPTYCH, out=n_out, activation="none")
+    g.output("out", out, ("n", n_out))
+    with pytest.raises(EngineError, match="weights, scales and shift are not of this layer"):
+        session(g, tmp_path).run({"x": np.zeros((1, n_in), np.float32)})
+
+
+def test_an_activation_of_no_such_name_is_refused_when_the_graph_is_loaded(tmp_path: Path) -> None:
+    g = Graph(Weights({}, {}), kernels=True)
+    parts = (np.zeros((1, 2, 64, 4), np.int8), np.zeros(64, np.float32), np.zeros((1, 64), np.int32))
+    (out,) = g.op("Linear", g.input("x", ("n", 8)), *parts, domain=nn.DIPTYCH, out=64, activation="relu")
+    g.output("out", out, ("n", 64))
+    with pytest.raises(FileError, match="activation is none, gelu"):
+        session(g, tmp_path)
+
+
+def test_without_a_compiler_diptych_is_installed_without_the_kernels_and_with_one_with_them(tmp_path: Path) -> None:
+    for name in ("kernels", "src/diptych/encoder"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tmp_path)
+
+    def wheel(**variables: str) -> tuple[Path, str]:
+        command, environment = [sys.executable, "-m", "hatchling", "build", "-t", "wheel"], {**os.environ, **variables}
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment)
+        assert done.returncode == 0, done.stderr
+        (made,) = (tmp_path / "dist").iterdir()
+        return made.rename(tmp_path / made.name), done.stdout + done.stderr
+
+    without, told = wheel(CXX="/nowhere/c++")
+    assert without.name.endswith("-py3-none-any.whl")
+    assert "installed without its kernels: " in told
+    made, told = wheel()
+    assert not made.name.endswith("-any.whl"), told
+    inside = [set(ZipFile(path).namelist()) for path in (without, made)]
+    assert inside[1] - inside[0] >= {"diptych/encoder/diptych_kernels.so"}
