@@ -137,6 +137,31 @@ def test_rows_are_the_same_from_an_entry_from_a_new_one_and_from_weights_in_no_f
     np.testing.assert_array_equal(first, elsewhere)
 
 
+F32 = Choice("f32", "onnxruntime", "f32", "")
+
+
+def test_in_f32_a_file_of_float32_is_used_where_it_lies(file: Path, entries: Path) -> None:
+    reads: list[str] = []
+    rows(counted(file, reads), F32)
+    assert (reads, entries.exists()) == ([], False)
+
+
+def test_in_f32_another_file_is_widened_once(tmp_path: Path, file: Path, entries: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    narrow = tmp_path / "mmproj-f16.gguf"
+    tiny.qwen2vl(tmp_path)
+    write_gguf(narrow, convert.mmproj(convert.read_checkpoint(tmp_path), "f16"))
+    reads: list[str] = []
+    first = rows(counted(narrow, reads), F32)
+    assert reads
+    reads.clear()
+    np.testing.assert_array_equal(rows(counted(narrow, reads), F32), first)
+    assert (reads, len(os.listdir(entries))) == ([], 1)
+    monkeypatch.setattr(module, "_kept", lambda *_: False)  # nor has the cache room for it
+    module._remove(next(entries.iterdir()))
+    np.testing.assert_array_equal(rows(counted(narrow, reads), F32), first)
+    assert os.listdir(entries) == []
+
+
 def test_a_link_to_the_cache_folder_serves_as_well(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "real")

@@ -12,7 +12,7 @@ from diptych.encoder.kernels import LIBRARY
 from diptych.encoder.openvino import OpenVinoSession
 from diptych.encoder.ort import OrtSession
 from diptych.encoder.precision import Choice
-from diptych.encoder.prepared import prepared
+from diptych.encoder.prepared import kept, prepared
 from diptych.encoder.session import Session
 from diptych.families.base import Family
 from diptych.graph.graph import Graph, Place, Stored
@@ -28,17 +28,26 @@ def load(family: Family, kind: str, options: Options, choice: Choice, trace: Tra
     Raises FileError when it cannot be loaded, EngineError or MissingExtra when the runtime cannot do what was chosen.
     """
     if (choice.precision, choice.runtime) == ("f32", "onnxruntime"):
-        return _in_place(family, kind, options, trace)
+        return _float32(family, kind, options, trace)
     with prepared(family, kind, choice.precision, choice.runtime) as model:
         if choice.runtime == "openvino":
             return OpenVinoSession(model, options, choice.precision, choice.rest, trace)
-        if choice.runtime == "kernels":
-            return OrtSession(model, options, operators=LIBRARY, trace=trace)
-        return OrtSession(model, options, trace=trace)  # int8, which it packs: what is mapped of the file is let go
+        operators = LIBRARY if choice.runtime == "kernels" else None
+        return OrtSession(model.read_bytes(), options, folder=model.parent, operators=operators, trace=trace)
 
 
-def _in_place(family: Family, kind: str, options: Options, trace: Trace) -> OrtSession:
-    """ONNX Runtime in f32, over weights that stay in the file they come from, mapped into memory."""
+def _float32(family: Family, kind: str, options: Options, trace: Trace) -> OrtSession:
+    """ONNX Runtime in f32, over weights that are mapped into memory: those of the file where they are float32, else of one in
+    the cache. Where that takes nothing, it unpacks them each time it loads."""
+    prepack = sum(math.prod(tensor.shape) for tensor in family.weights.tensors.values()) <= PREPACK
+    if any(tensor.type.name != "F32" for tensor in family.weights.tensors.values()):
+        model = kept(family, kind, "f32", "onnxruntime")
+        if model is not None:
+            return OrtSession(model.read_bytes(), options, folder=model.parent, prepack=prepack, trace=trace)
+    return _in_place(family, kind, options, prepack, trace)
+
+
+def _in_place(family: Family, kind: str, options: Options, prepack: bool, trace: Trace) -> OrtSession:
     graph = Graph(family.weights, unpack=True)
     family.graph(graph, kind)
     folder = next((s.tensor.place[0].resolve().parent for s in graph.stored.values() if s.tensor and s.tensor.place), None)
@@ -49,9 +58,7 @@ def _in_place(family: Family, kind: str, options: Options, trace: Trace) -> OrtS
         places[name] = place or ("elsewhere", 0)
         if place is None:
             arrays[name] = stored.read(), stored.element_type
-    n_weights = sum(math.prod(s.shape) for s in graph.stored.values())
-    model = graph.serialize(places)
-    return OrtSession(model, options, folder=folder, arrays=arrays, prepack=n_weights <= PREPACK, trace=trace)
+    return OrtSession(graph.serialize(places), options, folder=folder, arrays=arrays, prepack=prepack, trace=trace)
 
 
 def _place(stored: Stored, folder: Path | None) -> Place | None:

@@ -72,18 +72,30 @@ def prepared(family: Family, kind: str, precision: Precision, runtime: Runtime) 
     folder. Raises FileError when a weight cannot be read, or there is no room for it anywhere.
     """
     made = _files(family, kind, precision, runtime)
-    entry = _entry(family, made.model)
-    if entry is not None and (_used(entry, made) or _kept(entry, made)):
-        yield entry / MODEL
+    if model := _in_cache(family, made):
+        yield model
         return
     with _elsewhere(made) as folder:
         yield folder / MODEL
 
 
+def kept(family: Family, kind: str, precision: Precision, runtime: Runtime) -> Path | None:
+    """The same file in the cache alone; None for what has no file to be known by, or no place there."""
+    return _in_cache(family, _files(family, kind, precision, runtime))
+
+
+def _in_cache(family: Family, made: _Files) -> Path | None:
+    entry = _entry(family, made.model)
+    return entry / MODEL if entry is not None and (_used(entry, made) or _kept(entry, made)) else None
+
+
 def _files(family: Family, kind: str, precision: Precision, runtime: Runtime) -> _Files:
     """OpenVINO takes a portable graph; ONNX Runtime has faster ops of its own, and the kernels are ops too."""
     portable, kernels = runtime == "openvino", runtime == "kernels"
-    graph = Graph(family.weights, unpack=True, portable=portable, kernels=kernels, products=precision, wide=family.wide)
+    widen = (precision, runtime) == ("f32", "onnxruntime")
+    graph = Graph(
+        family.weights, unpack=True, widen=widen, portable=portable, kernels=kernels, products=precision, wide=family.wide
+    )
     family.graph(graph, kind)
     offsets, end = {}, 0
     for name, stored in graph.stored.items():
