@@ -16,20 +16,24 @@ import pytest
 from gguf import GGMLQuantizationType
 from numpy.typing import NDArray
 
-from diptych.encoder.kernels import LIBRARY
+from diptych.encoder.kernels import ATTENTION, LIBRARY
 from diptych.encoder.ort import OrtSession
 from diptych.encoder.precision import this_machine
 from diptych.encoder.prepared import DATA, MODEL
 from diptych.errors import EngineError, FileError
 from diptych.graph import int8 as quantising
 from diptych.graph import nn
-from diptych.graph.graph import Graph
+from diptych.graph.graph import Graph, Kernel
 from diptych.options import Options
 from diptych.weights import Tensor, Weights
 
 ROOT = Path(__file__).parents[2]
-pytestmark = pytest.mark.skipif(not this_machine().runs_kernels, reason="the kernels are not there, or not for this CPU")
+pytestmark = pytest.mark.skipif(
+    not this_machine().runs_kernels or ATTENTION not in this_machine().features,
+    reason="the kernels are not there, or not for this CPU",
+)
 
+KERNELS: frozenset[Kernel] = frozenset({"linear", "attention"})
 Array = NDArray[np.float32]
 Spans = list[tuple[int, int]]
 ACTS: dict[str, tuple[nn.Act | None, Callable[[NDArray[np.float64]], NDArray[np.float64]]]] = {
@@ -52,7 +56,7 @@ def session(g: Graph, folder: Path, threads: int = 1) -> OrtSession:
 
 
 def attention(folder: Path, n_head: int, width: int, scale: float, threads: int = 1) -> OrtSession:
-    g = Graph(Weights({}, {}), kernels=True)
+    g = Graph(Weights({}, {}), kernels=KERNELS)
     q, k, v = (g.input(name, ("n", width)) for name in "qkv")
     spans = g.input("spans", ("n_span", 2), np.int64)
     g.output("out", nn.attention(g, q, k, v, spans, n_head, scale), ("n", width))
@@ -64,7 +68,7 @@ def linear(folder: Path, weight: Array, bias: Array | None, act: nn.Act | None =
         return Tensor(name, array.shape, GGMLQuantizationType.F32, lambda: array)
 
     tensors = {"w.weight": tensor("w.weight", weight)} | ({} if bias is None else {"w.bias": tensor("w.bias", bias)})
-    g = Graph(Weights({}, tensors), kernels=True, products="int8")
+    g = Graph(Weights({}, tensors), kernels=KERNELS, products="int8")
     g.output("out", nn.linear(g, g.input("x", ("n", weight.shape[1])), "w", act), ("n", weight.shape[0]))
     return session(g, folder, threads)
 
@@ -272,7 +276,7 @@ def test_zeros_and_no_rows(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("n_in", "n_out"), [(9, 64), (8, 65)])
 def test_weights_of_another_layer_are_refused(n_in: int, n_out: int, tmp_path: Path) -> None:
-    g = Graph(Weights({}, {}), kernels=True)
+    g = Graph(Weights({}, {}), kernels=KERNELS)
     parts = (np.zeros((1, 2, 64, 4), np.int8), np.zeros(64, np.float32), np.zeros((1, 64), np.int32))
     (out,) = g.op("Linear", g.input("x", ("n", "in")), *parts, domain=nn.DIPTYCH, out=n_out, activation="none")
     g.output("out", out, ("n", n_out))
@@ -281,7 +285,7 @@ def test_weights_of_another_layer_are_refused(n_in: int, n_out: int, tmp_path: P
 
 
 def test_an_activation_of_no_such_name_is_refused_when_the_graph_is_loaded(tmp_path: Path) -> None:
-    g = Graph(Weights({}, {}), kernels=True)
+    g = Graph(Weights({}, {}), kernels=KERNELS)
     parts = (np.zeros((1, 2, 64, 4), np.int8), np.zeros(64, np.float32), np.zeros((1, 64), np.int32))
     (out,) = g.op("Linear", g.input("x", ("n", 8)), *parts, domain=nn.DIPTYCH, out=64, activation="relu")
     g.output("out", out, ("n", 64))

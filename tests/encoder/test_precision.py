@@ -16,11 +16,12 @@ from diptych.options import Options
 ZEN5 = frozenset({"avx2", "avx512f", "avx512_vnni", "avx512_bf16"})
 XEON = frozenset({"avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16", "avx512_fp16"})
 ICE_LAKE = frozenset({"avx2", "avx512f", "avx512_vnni"})
+ALDER_LAKE = frozenset({"avx2", "avx_vnni"})
 HASWELL = frozenset({"avx2"})
 GRAVITON3 = frozenset({"asimd", "asimddp", "asimdhp", "sve", "i8mm", "bf16"})
 UNKNOWN: frozenset[str] = frozenset()
 RUNTIMES = ("openvino", "kernels")
-CPUS = (ZEN5, XEON, ICE_LAKE, HASWELL, GRAVITON3, UNKNOWN)
+CPUS = (ZEN5, XEON, ICE_LAKE, ALDER_LAKE, HASWELL, GRAVITON3, UNKNOWN)
 
 
 def chosen(asked: str, features: frozenset[str], openvino: bool = True, runtime: str = "auto", kernels: bool = True) -> Choice:
@@ -50,11 +51,12 @@ def test_auto_takes_int8_where_the_cpu_has_products_of_int8_and_bf16(
 @pytest.mark.parametrize(
     ("features", "openvino", "kernels", "runtime", "why"),
     [
-        (ICE_LAKE, True, True, "auto", "no products of bf16"),
+        (ICE_LAKE, True, False, "auto", "no products of bf16"),
+        (ALDER_LAKE, True, True, "auto", "no products of bf16"),
         (HASWELL, True, True, "auto", "no products of int8 and bf16"),
         (UNKNOWN, True, True, "auto", "features are not known"),
         (ZEN5, False, False, "auto", "installed without its kernels, and OpenVINO, which would run int8, is not installed"),
-        (GRAVITON3, False, True, "auto", "no avx512_bf16 and avx512_vnni, which the kernels need, and OpenVINO"),
+        (GRAVITON3, False, True, "auto", "no avx512_vnni, which the kernels need, and OpenVINO, which would run int8, is not"),
         (ZEN5, True, True, "onnxruntime", "ONNX Runtime was asked for"),
     ],
 )
@@ -66,14 +68,19 @@ def test_auto_is_f32_by_onnx_runtime_elsewhere_and_says_why(
     assert why in found.why
 
 
+@pytest.mark.parametrize("openvino", [True, False])
+def test_where_the_kernels_have_no_attention_it_stays_float32(openvino: bool) -> None:
+    assert chosen("auto", ICE_LAKE, openvino) == Choice("int8", "kernels", "f32", "the CPU has products of int8")
+
+
 @pytest.mark.parametrize("asked", ["auto", "int8"])
 def test_the_kernels_by_name_are_had_where_they_are_there_and_for_the_cpu(asked: str) -> None:
     for features in (ZEN5, XEON):
         assert chosen(asked, features, runtime="kernels") == Choice("int8", "kernels", "bf16", "asked for")
     with pytest.raises(EngineError, match="cannot be used: Diptych was installed without its kernels"):
         chosen(asked, ZEN5, runtime="kernels", kernels=False)
-    for features in (ICE_LAKE, GRAVITON3, UNKNOWN):
-        with pytest.raises(EngineError, match=r"cannot be used: the CPU has no avx512_bf16.*use --media-runtime auto"):
+    for features in (ALDER_LAKE, GRAVITON3, UNKNOWN):
+        with pytest.raises(EngineError, match=r"cannot be used: the CPU has no avx512_vnni.*use --media-runtime auto"):
             chosen(asked, features, runtime="kernels")
 
 
@@ -98,7 +105,8 @@ def test_f32_is_onnx_runtimes_on_every_machine(features: frozenset[str], openvin
 def test_int8_goes_to_the_kernels_then_to_openvino_and_without_it_to_onnx_runtime_which_says_so() -> None:
     assert chosen("int8", ZEN5) == Choice("int8", "kernels", "bf16", "asked for")
     assert chosen("int8", ZEN5, kernels=False) == Choice("int8", "openvino", "bf16", "asked for")
-    assert chosen("int8", ICE_LAKE) == Choice("int8", "openvino", "f32", "asked for")
+    assert chosen("int8", ICE_LAKE) == Choice("int8", "kernels", "f32", "asked for")
+    assert chosen("int8", ALDER_LAKE) == Choice("int8", "openvino", "f32", "asked for")
     found = chosen("int8", ZEN5, openvino=False, kernels=False)
     assert (found.precision, found.runtime, found.rest) == ("int8", "onnxruntime", "f32")
     assert "not installed" in found.why

@@ -76,7 +76,7 @@ def made(file: Path, precision: Precision = "int8", runtime: Runtime = "openvino
     """Where the files of a family stand, and the weights that were read for it."""
     reads: list[str] = []
     family = counted(file, reads)
-    with prepared(family, "image", precision, runtime) as model:
+    with prepared(family, "image", Choice(precision, runtime, "f32", "")) as model:
         assert model.name == MODEL
         assert (model.parent / DATA).stat().st_size > 0
     return model.parent, reads
@@ -175,9 +175,10 @@ CHILD = """
 import sys
 from pathlib import Path
 from diptych import families
+from diptych.encoder.precision import Choice
 from diptych.encoder.prepared import prepared
 sys.stdin.read(1)
-with prepared(families.open_family(Path(sys.argv[1])), "image", "int8", "openvino") as model:
+with prepared(families.open_family(Path(sys.argv[1])), "image", Choice("int8", "openvino", "f32", "")) as model:
     print(model.parent, (model.parent / "weights.bin").stat().st_size)
 """
 
@@ -229,14 +230,14 @@ def test_a_weight_that_cannot_be_read_leaves_nothing(file: Path, entries: Path, 
     tensors = {**family.weights.tensors, last: replace(family.weights.tensors[last], read=broken)}
     with (
         pytest.raises(FileError, match="cut off"),
-        prepared(type(family)(Weights(family.weights.metadata, tensors)), "image", "int8", "openvino"),
+        prepared(type(family)(Weights(family.weights.metadata, tensors)), "image", INT8),
     ):
         pass
     assert os.listdir(entries) == []
 
 
 def test_an_error_inside_the_block_keeps_the_entry(file: Path, entries: Path) -> None:
-    with pytest.raises(KeyError), prepared(counted(file, []), "image", "int8", "openvino"):
+    with pytest.raises(KeyError), prepared(counted(file, []), "image", INT8):
         raise KeyError
     assert made(file)[1] == []
 

@@ -24,7 +24,8 @@ from diptych import deploy, export, families
 from diptych.backend import open_half
 from diptych.encoder.half import FamilyHalf
 from diptych.encoder.half import encoded as rows_together
-from diptych.encoder.precision import BF16, cpu_features, this_machine
+from diptych.encoder.kernels import ATTENTION
+from diptych.encoder.precision import BF16, Choice, Precision, this_machine
 from diptych.errors import FileError
 from diptych.families.base import Family, MediaHalf, Rows, projector_type
 from diptych.graph.graph import Graph
@@ -42,7 +43,15 @@ TRANSFORMERS = 1e-5  # relative to the largest value: f32 on both sides, sums in
 LIBMTMD = 2e-3  # relative to the largest value: f16 tables for GELU and attention there
 
 
-RUNS = (("openvino", "f32"), ("openvino", "bf16"), ("openvino", "int8"), ("onnxruntime", "int8"), ("kernels", "int8"))
+REST: Precision = "bf16" if BF16 & this_machine().features else "f32"
+CHOICES = (
+    Choice("f32", "openvino", "f32", ""),
+    *([Choice("bf16", "openvino", "bf16", "")] if REST == "bf16" else []),
+    Choice("int8", "openvino", REST, ""),
+    Choice("int8", "onnxruntime", "f32", ""),
+    *([Choice("int8", "kernels", "f32", "")] if this_machine().runs_kernels else []),
+    *([Choice("int8", "kernels", "bf16", "")] if this_machine().runs_kernels and ATTENTION in this_machine().features else []),
+)
 GATES = {"f32": 1 - 1e-6, "bf16": 0.9998, "int8": 0.999}  # least cosine of any row with that in f32
 
 
@@ -87,13 +96,11 @@ def check_precisions(half: FamilyHalf, chunks: Sequence[MediaChunk], gates: Mapp
     All pieces go in at once, so that lattices of several sizes meet.
     """
     expected = rows_together(half, chunks)
-    for runtime, precision in RUNS:
-        if (precision == "bf16" and not BF16 & cpu_features()) or (runtime == "kernels" and not this_machine().runs_kernels):
-            continue
-        with closing(FamilyHalf(half.family, Options(precision=precision, media_runtime=runtime))) as other:
+    for choice in CHOICES:
+        with closing(FamilyHalf(half.family, Options(), choice=choice)) as other:
             found = rows_together(other, [*chunks, *chunks[:1]])
         cosine = least_cosine([*expected, expected[0]], found)
-        assert cosine >= gates[precision], (runtime, precision, cosine)
+        assert cosine >= gates[choice.precision], (choice, cosine)
 
 
 def least_cosine(expected: Sequence[Rows], found: Sequence[Rows]) -> float:

@@ -12,7 +12,7 @@ from diptych.encoder.identity import of_family
 from diptych.encoder.limits import runs
 from diptych.encoder.load import load
 from diptych.encoder.memory import Budget
-from diptych.encoder.precision import choose
+from diptych.encoder.precision import Choice, choose
 from diptych.families.base import Family, MediaHalf, Part, Rows
 from diptych.options import Options
 from diptych.positions import Positions
@@ -30,12 +30,13 @@ class FamilyHalf:
 
     backend = "onnx"
 
-    def __init__(self, family: Family, options: Options, trace: Trace = OFF) -> None:
+    def __init__(self, family: Family, options: Options, trace: Trace = OFF, choice: Choice | None = None) -> None:
+        """It computes as chosen, by default by the options and what the machine has."""
         self.family = family
         self.n_embd = family.n_embd
         self.n_pos = family.n_pos
         self.placeholders: Mapping[MediaKind, tuple[str, ...]] = family.placeholders
-        self.choice = choose(options)
+        self.choice = choice or choose(options)
         providers = {"providers": ",".join(options.providers)} if self.choice.runtime == "onnxruntime" else {}
         self.arithmetic: Mapping[str, str] = {
             "precision": self.choice.precision, "runtime": self.choice.runtime, **providers,

@@ -28,20 +28,20 @@ def load(family: Family, kind: str, options: Options, choice: Choice, trace: Tra
     Raises FileError when it cannot be loaded, EngineError or MissingExtra when the runtime cannot do what was chosen.
     """
     if (choice.precision, choice.runtime) == ("f32", "onnxruntime"):
-        return _float32(family, kind, options, trace)
-    with prepared(family, kind, choice.precision, choice.runtime) as model:
+        return _float32(family, kind, options, choice, trace)
+    with prepared(family, kind, choice) as model:
         if choice.runtime == "openvino":
             return OpenVinoSession(model, options, choice.precision, choice.rest, trace)
         operators = LIBRARY if choice.runtime == "kernels" else None
         return OrtSession(model.read_bytes(), options, folder=model.parent, operators=operators, trace=trace)
 
 
-def _float32(family: Family, kind: str, options: Options, trace: Trace) -> OrtSession:
+def _float32(family: Family, kind: str, options: Options, choice: Choice, trace: Trace) -> OrtSession:
     """ONNX Runtime in f32, over weights that are mapped into memory: those of the file where they are float32, else of one in
     the cache. Where that takes nothing, it unpacks them each time it loads."""
     prepack = sum(math.prod(tensor.shape) for tensor in family.weights.tensors.values()) <= PREPACK
     if any(tensor.type.name != "F32" for tensor in family.weights.tensors.values()):
-        model = kept(family, kind, "f32", "onnxruntime")
+        model = kept(family, kind, choice)
         if model is not None:
             return OrtSession(model.read_bytes(), options, folder=model.parent, prepack=prepack, trace=trace)
     return _in_place(family, kind, options, prepack, trace)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from diptych.encoder.precision import Choice, Precision, Runtime
 from diptych.errors import EngineError, MediaTooLarge
@@ -131,7 +131,10 @@ def _arrays(choice: Choice) -> _Arrays:
     """Those of float16 are bfloat16's, which is as wide, and those of int8 beside float32 are float32's."""
     if choice.runtime == "openvino" and choice.rest == "f32":
         return _ARRAYS["openvino", "f32"]
-    return _ARRAYS[choice.runtime, "bf16" if choice.precision == "f16" else choice.precision]
+    found = _ARRAYS[choice.runtime, "bf16" if choice.precision == "f16" else choice.precision]
+    if choice.runtime == "kernels" and choice.rest == "f32":
+        return replace(found, attention=_ARRAYS["onnxruntime", "int8"].attention)
+    return found
 
 
 def _told(n_bytes: int) -> str:

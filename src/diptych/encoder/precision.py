@@ -3,9 +3,9 @@
     f32   ONNX Runtime, on any machine: equal to the reference up to rounding
     bf16  OpenVINO, on CPUs with bfloat16 products
     f16   OpenVINO, on CPUs with float16 arithmetic
-    int8  the linear layers in int8: ONNX Runtime with Diptych's kernels on CPUs they are for, else OpenVINO, or ONNX
-          Runtime alone where that is not installed. CPUs with matrix units (AMX) are OpenVINO's, which knows these
-    auto  int8 by the kernels or by OpenVINO on CPUs that have products of int8 and of bfloat16, else f32
+    int8  the linear layers in int8: ONNX Runtime with Diptych's kernels on CPUs they are for (AVX-512 VNNI), else OpenVINO, or
+          ONNX Runtime alone where that is not installed. CPUs with matrix units (AMX) are OpenVINO's, which knows these
+    auto  int8 by the kernels, or by OpenVINO on CPUs that have products of int8 and of bfloat16, else f32
 
 Where a machine tells no features of its CPU (Windows, a Mac of Intel's), auto is f32, and OpenVINO itself says whether it
 can do what is asked for. Execution providers that the user names, and ONNX files made by others, are run as they are, in
@@ -59,7 +59,8 @@ class Machine:
 
     @property
     def runs_kernels(self) -> bool:
-        return self.kernels and self.features >= kernels.FEATURES
+        """Whether the kernels are there, and for this CPU."""
+        return self.kernels and kernels.LINEAR in self.features
 
 
 def choose(options: Options, machine: Machine | None = None) -> Choice:
@@ -103,17 +104,20 @@ def _auto(runtime: str, machine: Machine) -> Choice:
         return _int8(runtime, machine)
     if why := _against_int8(runtime, machine):
         return Choice("f32", "openvino" if runtime == "openvino" else "onnxruntime", "f32", why)
-    return replace(_int8(runtime, machine), why="the CPU has products of int8 and bf16")
+    found = _int8(runtime, machine)
+    return replace(found, why=f"the CPU has products of int8{' and bf16' if found.rest == 'bf16' else ''}")
 
 
 def _against_int8(runtime: str, machine: Machine) -> str:
     """Why int8 is not what a machine is best at, or nothing."""
+    if runtime == "auto" and machine.runs_kernels:
+        return ""
     if not machine.features:
         return "the CPU's features are not known"
     lacking = [name for name, there in (("int8", INT8 & machine.features), ("bf16", BF16 & machine.features)) if not there]
     if lacking:
         return f"the CPU has no products of {' and '.join(lacking)}"
-    if runtime == "auto" and not (machine.openvino or machine.runs_kernels):
+    if runtime == "auto" and not machine.openvino:
         return f"{_against_kernels(machine)}, and OpenVINO, which would run int8, is not installed"
     return ""
 
@@ -127,8 +131,8 @@ def _int8(runtime: str, machine: Machine) -> Choice:
             runtime = "openvino"
         else:
             runtime, why = "onnxruntime", "asked for; OpenVINO, which is faster, is not installed"
-    rest: Precision = "bf16" if BF16 & machine.features and runtime != "onnxruntime" else "f32"
-    return Choice("int8", cast("Runtime", runtime), rest, why)
+    bf16 = {"kernels": frozenset({kernels.ATTENTION}), "openvino": BF16}.get(runtime, frozenset())
+    return Choice("int8", cast("Runtime", runtime), "bf16" if bf16 & machine.features else "f32", why)
 
 
 def _half(asked: Literal["bf16", "f16"], runtime: str, features: frozenset[str]) -> Choice:
@@ -145,7 +149,7 @@ def _half(asked: Literal["bf16", "f16"], runtime: str, features: frozenset[str])
 def _against_kernels(machine: Machine) -> str:
     if not machine.kernels:
         return "Diptych was installed without its kernels"
-    return f"the CPU has no {' and '.join(sorted(kernels.FEATURES - machine.features))}, which the kernels need"
+    return f"the CPU has no {kernels.LINEAR}, which the kernels need"
 
 
 @cache

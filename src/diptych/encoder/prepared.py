@@ -22,10 +22,10 @@ import numpy as np
 
 from diptych import files
 from diptych.encoder import content
-from diptych.encoder.precision import Precision, Runtime
+from diptych.encoder.precision import Choice
 from diptych.errors import FileError
 from diptych.families.base import Family
-from diptych.graph.graph import Graph, Place, Stored
+from diptych.graph.graph import Graph, Kernel, Place, Stored
 
 log = logging.getLogger(__name__)
 
@@ -65,13 +65,13 @@ class _Files:
 
 
 @contextmanager
-def prepared(family: Family, kind: str, precision: Precision, runtime: Runtime) -> Iterator[Path]:
-    """The ONNX file of a family's graph for one kind of piece, its weights in the type of `precision` beside it.
+def prepared(family: Family, kind: str, choice: Choice) -> Iterator[Path]:
+    """The ONNX file of a family's graph for one kind of piece, its weights in the type of the precision beside it.
 
     It stays valid inside the block. What has no file to be known by, or no place in the cache, is written to a temporary
     folder. Raises FileError when a weight cannot be read, or there is no room for it anywhere.
     """
-    made = _files(family, kind, precision, runtime)
+    made = _files(family, kind, choice)
     if model := _in_cache(family, made):
         yield model
         return
@@ -79,9 +79,9 @@ def prepared(family: Family, kind: str, precision: Precision, runtime: Runtime) 
         yield folder / MODEL
 
 
-def kept(family: Family, kind: str, precision: Precision, runtime: Runtime) -> Path | None:
+def kept(family: Family, kind: str, choice: Choice) -> Path | None:
     """The same file in the cache alone; None for what has no file to be known by, or no place there."""
-    return _in_cache(family, _files(family, kind, precision, runtime))
+    return _in_cache(family, _files(family, kind, choice))
 
 
 def _in_cache(family: Family, made: _Files) -> Path | None:
@@ -89,12 +89,19 @@ def _in_cache(family: Family, made: _Files) -> Path | None:
     return entry / MODEL if entry is not None and (_used(entry, made) or _kept(entry, made)) else None
 
 
-def _files(family: Family, kind: str, precision: Precision, runtime: Runtime) -> _Files:
+def _files(family: Family, kind: str, choice: Choice) -> _Files:
     """OpenVINO takes a portable graph; ONNX Runtime has faster ops of its own, and the kernels are ops too."""
-    portable, kernels = runtime == "openvino", runtime == "kernels"
-    widen = (precision, runtime) == ("f32", "onnxruntime")
+    kernels: set[Kernel] = {"linear"} if choice.runtime == "kernels" else set()
+    if kernels and choice.rest == "bf16":
+        kernels.add("attention")
     graph = Graph(
-        family.weights, unpack=True, widen=widen, portable=portable, kernels=kernels, products=precision, wide=family.wide
+        family.weights,
+        unpack=True,
+        widen=(choice.precision, choice.runtime) == ("f32", "onnxruntime"),
+        portable=choice.runtime == "openvino",
+        kernels=frozenset(kernels),
+        products=choice.precision,
+        wide=family.wide,
     )
     family.graph(graph, kind)
     offsets, end = {}, 0

@@ -37,6 +37,7 @@ FLOATS = {"F32": ir.DataType.FLOAT, "F16": ir.DataType.FLOAT16, "BF16": ir.DataT
 Value = ir.Value
 Operand = Value | int | float | bool | Sequence[int] | Sequence[float] | NDArray[Any] | None
 Products = Literal["f32", "bf16", "f16", "int8"]
+Kernel = Literal["linear", "attention"]
 Place = tuple[str, int]  # file, as the ONNX file names it, and offset
 
 
@@ -59,11 +60,11 @@ class Graph:
     """Records ops in order. `fixed` makes it static: an input of that name takes the shape, or becomes the array.
 
     Layers of a `portable` graph keep to ONNX's own ops, for any runtime and execution provider, and a static one is
-    portable; in others they take ONNX Runtime's where those are faster. `unpack` makes quantised weights float32 once;
-    ONNX Runtime would do so in every run, which takes 6 s at 675 million. `widen` makes all weights so, which it does itself
-    with float16 when it loads, and takes 8 s for. `products` is the type linear layers keep their
-    matrices in: `f32` takes them as they come, `int8` is with a scale for each row, and not for those whose names begin
-    as one of `wide`.
+    portable; in others they take ONNX Runtime's where those are faster, and of Diptych's own `kernels` those named.
+    `unpack` makes quantised weights float32 once; ONNX Runtime would do so in every run, which takes 6 s at 675 million.
+    `widen` makes all weights so, which it does itself with float16 when it loads, and takes 8 s for. `products` is the type
+    linear layers keep their matrices in: `f32` takes them as they come, `int8` is with a scale for each row, and not for
+    those whose names begin as one of `wide`.
     """
 
     def __init__(
@@ -74,14 +75,14 @@ class Graph:
         unpack: bool = False,
         widen: bool = False,
         portable: bool = False,
-        kernels: bool = False,
+        kernels: frozenset[Kernel] = frozenset(),
         products: Products = "f32",
         wide: tuple[str, ...] = (),
     ) -> None:
         self.stored: dict[str, Stored] = {}
         self.static = fixed is not None
         self.portable = portable or self.static
-        self.kernels = kernels and not self.portable
+        self.kernels = frozenset() if self.portable else kernels
         self._weights = weights
         self._unpack, self._widen = unpack or widen, widen
         self._products, self._wide = products, wide
@@ -156,7 +157,7 @@ class Graph:
         None where it is kept otherwise. Raises FileError when the file has no such tensor.
         """
         tensor = self._tensor(name)
-        if self.portable or self.kernels or not self._in_int8(tensor):
+        if self.portable or "linear" in self.kernels or not self._in_int8(tensor):
             return None
         values, scales = self.once(("columns", name), lambda: self._by_column(tensor))
         return values, scales
@@ -167,7 +168,7 @@ class Graph:
         None where it is kept otherwise. Raises FileError when the file has no such tensor.
         """
         tensor = self._tensor(name)
-        if not self.kernels or not self._in_int8(tensor):
+        if "linear" not in self.kernels or not self._in_int8(tensor):
             return None
         values, scales, shift = self.once(("panels", name), lambda: self._by_panel(tensor))
         return values, scales, shift

@@ -147,7 +147,7 @@ def attention(g: Graph, q: Value, k: Value, v: Value, spans: Value, n_head: int,
     A portable graph that is not static wants to know when there is one row of spans: `even`.
     """
     with g.scope("attention"):
-        if g.kernels:
+        if "attention" in g.kernels:
             (out,) = g.op("Attention", q, k, v, spans, domain=DIPTYCH, num_heads=n_head, scale=scale)
             return out
         if not g.portable:
