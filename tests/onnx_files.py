@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from diptych.encoder.prepared import DATA, MODEL
 from diptych.graph.graph import Graph, Value
 from diptych.weights import Weights
 
@@ -25,6 +26,17 @@ def write(path: Path, build: Callable[[Graph], None]) -> Path:
     build(g)
     path.write_bytes(g.serialize({}))
     return path
+
+
+def stored(g: Graph, folder: Path) -> Path:
+    """The ONNX file of a graph, with its weights in a file beside it."""
+    data, places = b"", {}
+    for name, weight in g.stored.items():
+        places[name] = (DATA, len(data))
+        data += np.ascontiguousarray(weight.read()).tobytes()
+    (folder / DATA).write_bytes(data)
+    (folder / MODEL).write_bytes(g.serialize(places))
+    return folder / MODEL
 
 
 def give(g: Graph, rows: Value, n: int | str, width: int, n_outputs: int, lead: bool) -> None:

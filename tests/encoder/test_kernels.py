@@ -16,10 +16,10 @@ import pytest
 from gguf import GGMLQuantizationType
 from numpy.typing import NDArray
 
+import onnx_files
 from diptych.encoder.kernels import ATTENTION, LIBRARY
 from diptych.encoder.ort import OrtSession
 from diptych.encoder.precision import this_machine
-from diptych.encoder.prepared import DATA, MODEL
 from diptych.errors import EngineError, FileError
 from diptych.graph import int8 as quantising
 from diptych.graph import nn
@@ -46,13 +46,7 @@ ACTS: dict[str, tuple[nn.Act | None, Callable[[NDArray[np.float64]], NDArray[np.
 
 
 def session(g: Graph, folder: Path, threads: int = 1) -> OrtSession:
-    data, places = b"", {}
-    for name, stored in g.stored.items():
-        places[name] = (DATA, len(data))
-        data += np.ascontiguousarray(stored.read()).tobytes()
-    (folder / DATA).write_bytes(data)
-    (folder / MODEL).write_bytes(g.serialize(places))
-    return OrtSession(folder / MODEL, Options(threads=threads), operators=LIBRARY)
+    return OrtSession(onnx_files.stored(g, folder), Options(threads=threads), operators=LIBRARY)
 
 
 def attention(folder: Path, n_head: int, width: int, scale: float, threads: int = 1) -> OrtSession:

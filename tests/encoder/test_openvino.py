@@ -14,9 +14,10 @@ import pytest
 from gguf import GGMLQuantizationType
 from numpy.typing import NDArray
 
+import onnx_files
 from diptych.encoder.openvino import OpenVinoSession
 from diptych.encoder.precision import BF16, F16, INT8, Precision, cpu_features
-from diptych.encoder.prepared import DATA, MODEL
+from diptych.encoder.prepared import DATA
 from diptych.errors import EngineError, FileError, MissingExtra
 from diptych.graph import nn
 from diptych.graph.graph import Graph, Products
@@ -44,13 +45,7 @@ def written(folder: Path, products: Products = "f32") -> Path:
     y = nn.linear(g, g.input("x", ("n", WIDTH)), "w")
     g.output("y", y, ("n", WIDTH))
     g.output("twice", g.Mul(y, 2.0), ("n", WIDTH))
-    data, places = b"", {}
-    for name, stored in g.stored.items():
-        places[name] = (DATA, len(data))
-        data += np.ascontiguousarray(stored.read()).tobytes()
-    (folder / DATA).write_bytes(data)
-    (folder / MODEL).write_bytes(g.serialize(places))
-    return folder / MODEL
+    return onnx_files.stored(g, folder)
 
 
 def session(model: Path, precision: Precision = "f32", **options: int) -> OpenVinoSession:
