@@ -48,12 +48,12 @@ std::vector<Block> blocks(const std::vector<Part>& parts) {
 
 }  // namespace
 
-bool supported() {
+bool attention_supported() {
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512bf16");
+           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("fma");
 }
 
-std::size_t scratch_size(const std::vector<Span>& spans, std::size_t n_head, std::size_t dim) {
+std::size_t attention_scratch(const std::vector<Span>& spans, std::size_t n_head, std::size_t dim) {
     std::size_t numbers = 0;
     for (const Span& span : spans) numbers += span.count * n_head * packed_size(span.length, dim);
     return numbers * sizeof(kernel::bf16);

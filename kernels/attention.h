@@ -23,10 +23,10 @@ struct Rows {
 };
 
 // Whether this CPU, and its system, can do it.
-bool supported();
+bool attention_supported();
 
 // Bytes that attention over these spans needs beside its rows.
-std::size_t scratch_size(const std::vector<Span>& spans, std::size_t n_head, std::size_t dim);
+std::size_t attention_scratch(const std::vector<Span>& spans, std::size_t n_head, std::size_t dim);
 
 // out = softmax(scale * queries keys^T) values within each segment and head; `scratch` is aligned to 64 bytes.
 void attention(const Rows& rows, const std::vector<Span>& spans, float scale, void* scratch, const Parallel& parallel);

@@ -15,7 +15,7 @@ constexpr std::size_t parts(std::size_t n, std::size_t of) { return (n + of - 1)
 
 bool linear_supported() {
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512vnni");
+           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("fma");
 }
 
 std::size_t linear_scratch(std::size_t n_rows, std::size_t n_in) {

@@ -47,7 +47,7 @@ class Attention {
         : n_head_(static_cast<std::size_t>(attributes.whole("num_heads"))), scale_(attributes.number("scale")) {
         require(attributes.whole("num_heads") > 0 && scale_ > 0,
                 "diptych.Attention: num_heads and scale are above zero");
-        require(supported(), "diptych.Attention: this CPU has no AVX-512 BF16");
+        require(attention_supported(), "diptych.Attention: this CPU has no AVX-512 BF16");
     }
 
     void compute(const onnx::Context& context) const {
@@ -62,7 +62,7 @@ class Attention {
         float* out = context.output(shape);
         if (segments.empty()) return;
         const Rows rows{queries.numbers<float>(), keys.numbers<float>(), values.numbers<float>(), out, n_head_, dim};
-        attention(rows, segments, scale_, context.scratch(scratch_size(segments, n_head_, dim)).get(),
+        attention(rows, segments, scale_, context.scratch(attention_scratch(segments, n_head_, dim)).get(),
                   context.parallel());
     }
 
