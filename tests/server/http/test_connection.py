@@ -160,6 +160,7 @@ def test_a_picture_that_another_one_waits_for_is_encoded_all_the_same(narrow: Si
         with asking(narrow, url(7), url(8), "b", stream=True):
             assert door.inside.wait(PATIENCE)
             wait_until(lambda: narrow.engine.stats().encoder.waiting == 2)
+            wait_until(lambda: narrow.engine.stats().running + narrow.engine.stats().waiting == 2)
         wait_until(lambda: narrow.engine.stats().running + narrow.engine.stats().waiting == 1)
         door.open.set()
         got = b""
