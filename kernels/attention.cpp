@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "avx512_bf16.h"
+#include "cpu.h"
 
 namespace diptych {
 namespace {
@@ -48,10 +49,7 @@ std::vector<Block> blocks(const std::vector<Part>& parts) {
 
 }  // namespace
 
-bool attention_supported() {
-    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("fma");
-}
+bool attention_supported() { return has_avx512() && __builtin_cpu_supports("avx512bf16"); }
 
 std::size_t attention_scratch(const std::vector<Span>& spans, std::size_t n_head, std::size_t dim) {
     std::size_t numbers = 0;

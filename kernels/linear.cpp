@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "cpu.h"
+
 namespace diptych {
 namespace {
 
@@ -13,10 +15,7 @@ constexpr std::size_t parts(std::size_t n, std::size_t of) { return (n + of - 1)
 
 }  // namespace
 
-bool linear_supported() {
-    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("fma");
-}
+bool linear_supported() { return has_avx512() && __builtin_cpu_supports("avx512vnni"); }
 
 std::size_t linear_scratch(std::size_t n_rows, std::size_t n_in) {
     return n_rows * (kernel::groups(n_in) * sizeof(float) + kernel::padded(n_in));

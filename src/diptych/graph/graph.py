@@ -318,12 +318,8 @@ class Graph:
 
         values = self._store(tensor.name, ir.DataType.INT8, shape, lambda: packed(self._quantised(tensor)[0]))
         scale = self._store(f"{tensor.name}.scale", ir.DataType.FLOAT, (n_rows,), scales)
-        shifts = (n_group, n_rows)
-        return (
-            values,
-            scale,
-            self._store(f"{tensor.name}.shift", ir.DataType.INT32, shifts, lambda: shift(self._quantised(tensor)[0])),
-        )
+        name, read = f"{tensor.name}.shift", lambda: shift(self._quantised(tensor)[0])
+        return values, scale, self._store(name, ir.DataType.INT32, (n_group, n_rows), read)
 
     def _row_scales(self, tensor: Tensor) -> Value:
         return self._store(f"{tensor.name}.scale", ir.DataType.FLOAT, tensor.shape[:1], lambda: self._quantised(tensor)[1])

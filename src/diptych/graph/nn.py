@@ -29,8 +29,9 @@ def linear(g: Graph, x: Value, name: str, act: Act | None = None) -> Value:
         if panels := g.panels(f"{name}.weight"):
             n_out, inside = g.shape(f"{name}.weight")[0], act.__name__ if act in _KERNEL_ACTS else "none"
             (rows,) = g.op("Linear", x, *panels, *bias, domain=DIPTYCH, out=n_out, activation=inside)
-            return act(g, rows) if act and inside == "none" else rows
-        rows = _product(g, x, name, bias)
+            act = None if act in _KERNEL_ACTS else act
+        else:
+            rows = _product(g, x, name, bias)
         return act(g, rows) if act else rows
 
 
