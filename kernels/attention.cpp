@@ -10,10 +10,12 @@ namespace {
 
 namespace kernel = avx512_bf16;
 
+constexpr std::size_t packed_at_once = std::size_t{1} << 24;  // numbers of keys and values, but for a longer segment
+
 // A segment of one head: where its first row stands, and its packed keys and values in the scratch memory.
 struct Part {
     std::size_t row, length, head;
-    kernel::bf16 *keys, *values;
+    bf16 *keys, *values;
 };
 
 // Some query rows of a part.
@@ -26,20 +28,6 @@ std::size_t packed_size(std::size_t length, std::size_t dim) {
     return kernel::keys_size(length, dim) + kernel::values_size(length, dim);
 }
 
-std::vector<Part> parts(const std::vector<Span>& spans, std::size_t n_head, std::size_t dim, void* scratch) {
-    std::vector<Part> out;
-    std::size_t row = 0;
-    auto* free = static_cast<kernel::bf16*>(scratch);
-    for (const Span& span : spans)
-        for (std::size_t segment = 0; segment < span.count; segment++, row += span.length)
-            for (std::size_t head = 0; head < n_head; head++) {
-                kernel::bf16* values = free + kernel::keys_size(span.length, dim);
-                out.push_back({row, span.length, head, free, values});
-                free = values + kernel::values_size(span.length, dim);
-            }
-    return out;
-}
-
 std::vector<Block> blocks(const std::vector<Part>& parts) {
     std::vector<Block> out;
     for (const Part& part : parts)
@@ -47,33 +35,60 @@ std::vector<Block> blocks(const std::vector<Part>& parts) {
     return out;
 }
 
+void attend(const Attended& rows, const std::vector<Part>& parts, float scale, const Parallel& parallel) {
+    const std::size_t stride = rows.n_head * rows.dim;
+    const auto at = [&](const Part& part, std::size_t row) { return (part.row + row) * stride + part.head * rows.dim; };
+    const auto angles = [&](std::size_t row) {
+        return rows.cos ? kernel::Angles{rows.cos + row * (rows.dim / 2), rows.sin + row * (rows.dim / 2)}
+                        : kernel::Angles{};
+    };
+    parallel(parts.size(), [&](std::size_t i) {
+        const Part& part = parts[i];
+        kernel::pack_keys(rows.keys + at(part, 0), angles(part.row), stride, part.length, rows.dim, part.keys);
+        kernel::pack_values(rows.values + at(part, 0), stride, part.length, rows.dim, part.values);
+    });
+    const std::vector<Block> work = blocks(parts);
+    parallel(work.size(), [&](std::size_t i) {
+        const auto& [part, start] = work[i];
+        const std::size_t n_rows = std::min(kernel::query_block, part->length - start), from = at(*part, start);
+        kernel::attend(rows.queries + from, angles(part->row + start), rows.out + from, stride, n_rows, rows.dim,
+                       part->keys, part->values, part->length, scale);
+    });
+}
+
 }  // namespace
 
 bool attention_supported() { return has_avx512() && __builtin_cpu_supports("avx512bf16"); }
 
 std::size_t attention_scratch(const std::vector<Span>& spans, std::size_t n_head, std::size_t dim) {
-    std::size_t numbers = 0;
-    for (const Span& span : spans) numbers += span.count * n_head * packed_size(span.length, dim);
-    return numbers * sizeof(kernel::bf16);
+    std::size_t all = 0, most = packed_at_once;
+    for (const Span& span : spans) {
+        all += span.count * n_head * packed_size(span.length, dim);
+        most = std::max(most, packed_size(span.length, dim));
+    }
+    return std::min(all, most) * sizeof(bf16);
 }
 
-void attention(const Rows& rows, const std::vector<Span>& spans, float scale, void* scratch, const Parallel& parallel) {
-    const std::size_t stride = rows.n_head * rows.dim;
-    const std::vector<Part> all = parts(spans, rows.n_head, rows.dim, scratch);
-    parallel(all.size(), [&](std::size_t i) {
-        const Part& part = all[i];
-        const std::size_t at = part.row * stride + part.head * rows.dim;
-        kernel::pack_keys(rows.keys + at, stride, part.length, rows.dim, part.keys);
-        kernel::pack_values(rows.values + at, stride, part.length, rows.dim, part.values);
-    });
-    const std::vector<Block> work = blocks(all);
-    parallel(work.size(), [&](std::size_t i) {
-        const Part& part = *work[i].part;
-        const std::size_t at = (part.row + work[i].start) * stride + part.head * rows.dim;
-        const std::size_t n_rows = std::min(kernel::query_block, part.length - work[i].start);
-        kernel::attend(rows.queries + at, rows.out + at, stride, n_rows, rows.dim, part.keys, part.values, part.length,
-                       scale);
-    });
+void attention(const Attended& rows, const std::vector<Span>& spans, float scale, void* scratch,
+               const Parallel& parallel) {
+    auto* const begin = static_cast<bf16*>(scratch);
+    const bf16* const end = begin + attention_scratch(spans, rows.n_head, rows.dim) / sizeof(bf16);
+    bf16* free = begin;
+    std::vector<Part> parts;  // whose keys and values are packed together
+    const auto flush = [&] {
+        attend(rows, parts, scale, parallel);
+        parts.clear(), free = begin;
+    };
+    std::size_t row = 0;
+    for (const Span& span : spans)
+        for (std::size_t segment = 0; segment < span.count; segment++, row += span.length)
+            for (std::size_t head = 0; head < rows.n_head; head++) {
+                const std::size_t size = packed_size(span.length, rows.dim);
+                if (static_cast<std::size_t>(end - free) < size) flush();
+                parts.push_back({row, span.length, head, free, free + kernel::keys_size(span.length, rows.dim)});
+                free += size;
+            }
+    flush();
 }
 
 }  // namespace diptych

@@ -1,6 +1,7 @@
 #include "avx512_bf16.h"
 
 #include <cmath>
+#include <cstdint>
 #include <cstring>
 
 #include "avx512_math.h"
@@ -100,55 +101,79 @@ void soften(const float* scores, std::size_t n, float scale, bf16* shares, Seen&
     seen.sum += _mm512_reduce_add_ps(sum);
 }
 
+// A row of a head in float32, turned by the row's angles, with zeros behind it up to 32.
+void turn(const bf16* row, Angles angles, std::size_t dim, float* out) {
+    const auto at_most = [&](std::size_t at, std::size_t end) { return first(end > at ? end - at : 0); };
+    const auto some = [&](const bf16* from, __mmask16 there) { return widened(_mm256_maskz_loadu_epi16(there, from)); };
+    for (std::size_t at = 0; at < dim; at += 2 * lanes) {
+        _mm512_storeu_ps(out + at, some(row + at, at_most(at, dim)));
+        _mm512_storeu_ps(out + at + lanes, some(row + at + lanes, at_most(at + lanes, dim)));
+    }
+    if (!angles.cos) return;
+    const std::size_t half = dim / 2;
+    for (std::size_t at = 0; at < half; at += lanes) {
+        const __mmask16 there = at_most(at, half);
+        const __m512 cos = _mm512_maskz_loadu_ps(there, angles.cos + at);
+        const __m512 sin = _mm512_maskz_loadu_ps(there, angles.sin + at);
+        const __m512 a = _mm512_maskz_loadu_ps(there, out + at), b = _mm512_maskz_loadu_ps(there, out + half + at);
+        _mm512_mask_storeu_ps(out + at, there, _mm512_fmsub_ps(a, cos, _mm512_mul_ps(b, sin)));
+        _mm512_mask_storeu_ps(out + half + at, there, _mm512_fmadd_ps(b, cos, _mm512_mul_ps(a, sin)));
+    }
+}
+
+// Those of the n-th row.
+Angles of_row(Angles angles, std::size_t n, std::size_t dim) {
+    return angles.cos ? Angles{angles.cos + n * (dim / 2), angles.sin + n * (dim / 2)} : angles;
+}
+
 }  // namespace
 
-void pack_keys(const float* keys, std::size_t stride, std::size_t n, std::size_t dim, bf16* packed) {
+void pack_keys(const bf16* keys, Angles angles, std::size_t stride, std::size_t n, std::size_t dim, bf16* packed) {
     const std::size_t n_pairs = (dim + 1) / 2;
     const __m512i apart = _mm512_setr_epi32(0, 16, 32, 48, 64, 80, 96, 112, 128, 144, 160, 176, 192, 208, 224, 240);
+    alignas(64) float row[max_dim];
+    for (std::size_t at = 0; at < max_dim; at += lanes) _mm512_store_ps(row + at, _mm512_setzero_ps());
     for (std::size_t key = 0; key < padded_keys(n); key++) {
-        const float* from = keys + key * stride;
+        if (key < n) turn(keys + key * stride, of_row(angles, key, dim), dim, row);
+        const __mmask16 some = key < n ? 0xffff : 0;
         // sixteen keys stand side by side for each pair
         bf16* to = packed + key / lanes * n_pairs * 2 * lanes + key % lanes * 2;
         for (std::size_t at = 0; at < dim; at += 2 * lanes) {
-            const std::size_t left = key < n ? dim - at : 0;
-            const __m512 low = _mm512_maskz_loadu_ps(first(left), from + at);
-            const __m512 high = _mm512_maskz_loadu_ps(first(left > lanes ? left - lanes : 0), from + at + lanes);
+            const __m512 low = _mm512_maskz_load_ps(some, row + at),
+                         high = _mm512_maskz_load_ps(some, row + at + lanes);
             _mm512_mask_i32scatter_epi32(to + at * lanes, first(n_pairs - at / 2), apart,
                                          (__m512i)_mm512_cvtne2ps_pbh(high, low), sizeof(std::int32_t));
         }
     }
 }
 
-void pack_values(const float* values, std::size_t stride, std::size_t n, std::size_t dim, bf16* packed) {
+void pack_values(const bf16* values, std::size_t stride, std::size_t n, std::size_t dim, bf16* packed) {
     const std::size_t wide = padded_dim(dim);
-    alignas(64) std::int16_t turns[2 * lanes];  // two rows side by side become pairs
-    for (std::size_t i = 0; i < lanes; i++)
-        turns[2 * i] = static_cast<std::int16_t>(i), turns[2 * i + 1] = static_cast<std::int16_t>(lanes + i);
-    const __m512i interleaved = _mm512_load_si512(turns);
     for (std::size_t key = 0; key < padded_keys(n); key += 2)
-        for (std::size_t at = 0; at < wide; at += lanes) {
-            const float* from = values + key * stride + at;
-            const __m512 low = _mm512_maskz_loadu_ps(key < n ? first(dim - at) : 0, from);
-            const __m512 high = _mm512_maskz_loadu_ps(key + 1 < n ? first(dim - at) : 0, from + stride);
-            const __m512i side_by_side = (__m512i)_mm512_cvtne2ps_pbh(high, low);
-            _mm512_storeu_si512(packed + key * wide + 2 * at, _mm512_permutexvar_epi16(interleaved, side_by_side));
+        for (std::size_t at = 0; at < wide; at += lanes) {  // two rows side by side become pairs
+            const bf16* from = values + key * stride + at;
+            const __m256i low = _mm256_maskz_loadu_epi16(key < n ? first(dim - at) : 0, from);
+            const __m256i high = _mm256_maskz_loadu_epi16(key + 1 < n ? first(dim - at) : 0, from + stride);
+            const __m512i above = _mm512_slli_epi32(_mm512_cvtepu16_epi32(high), 16);
+            _mm512_storeu_si512(packed + key * wide + 2 * at, _mm512_or_si512(_mm512_cvtepu16_epi32(low), above));
         }
 }
 
-void attend(const float* queries, float* out, std::size_t stride, std::size_t n_rows, std::size_t dim, const bf16* keys,
-            const bf16* values, std::size_t n_keys, float scale) {
+void attend(const bf16* queries, Angles angles, bf16* out, std::size_t stride, std::size_t n_rows, std::size_t dim,
+            const bf16* keys, const bf16* values, std::size_t n_keys, float scale) {
     const std::size_t n_pairs = (dim + 1) / 2, wide = padded_dim(dim), whole = (n_rows + rows - 1) / rows * rows;
     alignas(64) bf16 asked[query_block * (max_dim + 2 * lanes)];
     alignas(64) float sums[query_block * max_dim];
     alignas(64) float scores[rows * key_block];
     alignas(64) bf16 shares[rows * key_block];
     Seen seen[query_block];
+    alignas(64) float turned[max_dim];
     for (std::size_t row = 0; row < whole; row++) {
-        for (std::size_t at = 0; at < dim; at += lanes) {
-            const __m512 some = _mm512_maskz_loadu_ps(row < n_rows ? first(dim - at) : 0, queries + row * stride + at);
+        // a row of padding is the first once more
+        turn(queries + (row < n_rows ? row : 0) * stride, of_row(angles, row < n_rows ? row : 0, dim), dim, turned);
+        for (std::size_t at = 0; at < dim; at += lanes)
             _mm256_storeu_si256(reinterpret_cast<__m256i*>(asked + row * 2 * n_pairs + at),
-                                (__m256i)_mm512_cvtneps_pbh(some));
-        }
+                                (__m256i)_mm512_cvtneps_pbh(_mm512_load_ps(turned + at)));
         for (std::size_t at = 0; at < wide; at += lanes) _mm512_store_ps(sums + row * wide + at, _mm512_setzero_ps());
         seen[row] = {-INFINITY, 0.0f};
     }
@@ -167,8 +192,9 @@ void attend(const float* queries, float* out, std::size_t stride, std::size_t n_
     for (std::size_t row = 0; row < n_rows; row++) {
         const __m512 sum = _mm512_set1_ps(seen[row].sum);
         for (std::size_t at = 0; at < dim; at += lanes)
-            _mm512_mask_storeu_ps(out + row * stride + at, first(dim - at),
-                                  _mm512_div_ps(_mm512_load_ps(sums + row * wide + at), sum));
+            _mm256_mask_storeu_epi16(
+                out + row * stride + at, first(dim - at),
+                (__m256i)_mm512_cvtneps_pbh(_mm512_div_ps(_mm512_load_ps(sums + row * wide + at), sum)));
     }
 }
 

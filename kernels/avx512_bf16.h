@@ -7,11 +7,10 @@
 #pragma once
 
 #include <cstddef>
-#include <cstdint>
+
+#include "bf16.h"
 
 namespace diptych::avx512_bf16 {
-
-using bf16 = std::uint16_t;
 
 constexpr std::size_t query_block = 96;  // rows that pass over the keys together
 constexpr std::size_t max_dim = 256;     // of a head
@@ -24,12 +23,19 @@ constexpr std::size_t padded_dim(std::size_t dim) { return (dim + 15) / 16 * 16;
 constexpr std::size_t keys_size(std::size_t n, std::size_t dim) { return padded_keys(n) * ((dim + 1) / 2) * 2; }
 constexpr std::size_t values_size(std::size_t n, std::size_t dim) { return padded_keys(n) * padded_dim(dim); }
 
-// Pack n rows of `dim` numbers, `stride` apart. Rows and dimensions beyond them become zeros.
-void pack_keys(const float* keys, std::size_t stride, std::size_t n, std::size_t dim, bf16* packed);
-void pack_values(const float* values, std::size_t stride, std::size_t n, std::size_t dim, bf16* packed);
+// The cosines and sines of a row's angles, (n, dim / 2), that turn the pairs (j, j + dim / 2) of a head; or none.
+struct Angles {
+    const float *cos, *sin;
+};
 
-// softmax(scale * queries keys^T) values for n_rows <= query_block rows; queries and out have rows `stride` apart.
-void attend(const float* queries, float* out, std::size_t stride, std::size_t n_rows, std::size_t dim, const bf16* keys,
-            const bf16* values, std::size_t n_keys, float scale);
+// Pack n rows of `dim` numbers, `stride` apart, keys turned by their angles. Rows and dimensions beyond them become
+// zeros.
+void pack_keys(const bf16* keys, Angles angles, std::size_t stride, std::size_t n, std::size_t dim, bf16* packed);
+void pack_values(const bf16* values, std::size_t stride, std::size_t n, std::size_t dim, bf16* packed);
+
+// softmax(scale * queries keys^T) values for n_rows <= query_block rows, queries turned by their angles; queries and
+// out have rows `stride` apart, and may be the same.
+void attend(const bf16* queries, Angles angles, bf16* out, std::size_t stride, std::size_t n_rows, std::size_t dim,
+            const bf16* keys, const bf16* values, std::size_t n_keys, float scale);
 
 }  // namespace diptych::avx512_bf16

@@ -78,7 +78,53 @@ __m512 activated(__m512 x, Activation activation) {
     return x;
 }
 
+// Rounded to the nearest, and to the even one of two.
+__m256i narrowed(__m512 x) {
+    const __m512i bits = _mm512_castps_si512(x), one = _mm512_set1_epi32(1);
+    const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), one);
+    const __m512i rounded = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
+    const __mmask16 none = _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
+    return _mm512_cvtepi32_epi16(_mm512_srli_epi32(_mm512_mask_mov_epi32(rounded, none, _mm512_set1_epi32(-1)), 16));
+}
+
+void store(__m512 x, Out out, __mmask16 there) {
+    if (out.into == Into::narrow) return _mm256_mask_storeu_epi16(out.numbers, there, narrowed(x));
+    if (out.added) x = _mm512_add_ps(x, _mm512_maskz_loadu_ps(there, out.added));
+    if (out.into == Into::product) x = _mm512_mul_ps(x, _mm512_maskz_loadu_ps(there, out.numbers));
+    _mm512_mask_storeu_ps(out.numbers, there, x);
+}
+
 }  // namespace
+
+void widen(const bf16* row, std::size_t n, float* out) {
+    for (std::size_t at = 0; at < n; at += lanes)
+        _mm512_mask_storeu_ps(out + at, first(n - at), widened(_mm256_maskz_loadu_epi16(first(n - at), row + at)));
+}
+
+void normalise(const float* row, std::size_t n, const float* weight, const float* bias, float eps, float* out) {
+    const auto sum_of = [&](const auto& term) {
+        __m512 sum = _mm512_setzero_ps();
+        for (std::size_t at = 0; at < n; at += lanes) {
+            const __mmask16 there = first(n - at);
+            sum = _mm512_mask_add_ps(sum, there, sum, term(_mm512_maskz_loadu_ps(there, row + at)));
+        }
+        return _mm512_reduce_add_ps(sum);
+    };
+    const float of = static_cast<float>(n);
+    const __m512 mean = _mm512_set1_ps(bias ? sum_of([](__m512 x) { return x; }) / of : 0);
+    const float square = sum_of([&](__m512 x) {
+        const __m512 far = _mm512_sub_ps(x, mean);
+        return _mm512_mul_ps(far, far);
+    });
+    const __m512 times = _mm512_set1_ps(1 / std::sqrt(square / of + eps));
+    for (std::size_t at = 0; at < n; at += lanes) {
+        const __mmask16 there = first(n - at);
+        const __m512 far = _mm512_sub_ps(_mm512_maskz_loadu_ps(there, row + at), mean);
+        const __m512 shift = bias ? _mm512_maskz_loadu_ps(there, bias + at) : _mm512_setzero_ps();
+        const __m512 scaled = _mm512_mul_ps(_mm512_mul_ps(far, times), _mm512_maskz_loadu_ps(there, weight + at));
+        _mm512_mask_storeu_ps(out + at, there, _mm512_add_ps(scaled, shift));
+    }
+}
 
 void quantise(const float* row, std::size_t n_in, std::uint8_t* numbers, float* scales) {
     for (std::size_t start = 0; start < n_in; start += group) {
@@ -102,7 +148,7 @@ void quantise(const float* row, std::size_t n_in, std::uint8_t* numbers, float* 
 }
 
 void multiply(const std::uint8_t* numbers, const float* scales, std::size_t n_rows, const Layer& layer,
-              std::size_t at_panel, float* out) {
+              std::size_t at_panel, Out out) {
     const std::size_t row = padded(layer.n_in), n_groups = groups(layer.n_in), first_out = at_panel * panel;
     const std::int8_t* of_panel = layer.packed + first_out * row;
     alignas(64) float sums[row_block * panel];
@@ -127,7 +173,7 @@ void multiply(const std::uint8_t* numbers, const float* scales, std::size_t n_ro
         const __m512 bias = layer.bias ? _mm512_maskz_loadu_ps(there, layer.bias + at) : _mm512_setzero_ps();
         for (std::size_t r = 0; r < n_rows; r++) {
             const __m512 sum = _mm512_fmadd_ps(_mm512_load_ps(sums + r * panel + v * lanes), scale, bias);
-            _mm512_mask_storeu_ps(out + r * layer.n_out + at, there, activated(sum, layer.activation));
+            store(activated(sum, layer.activation), out.from(r * layer.n_out + at), there);
         }
     }
 }

@@ -8,6 +8,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "bf16.h"
+
 namespace diptych::avx512_int8 {
 
 constexpr std::size_t panel = 64;      // outputs whose weights stand together
@@ -31,11 +33,34 @@ struct Layer {
     Activation activation;
 };
 
+// Where outputs go: float32, bfloat16, or times the float32 that are there. Float32 goes there with `added`, if there
+// is any, which may be the same place.
+enum class Into { wide, narrow, product };
+
+struct Out {
+    Into into;
+    void* numbers;
+    const float* added = nullptr;
+
+    // That of the outputs from the n-th on.
+    Out from(std::size_t n) const {
+        const std::size_t size = into == Into::narrow ? sizeof(bf16) : sizeof(float);
+        return {into, static_cast<char*>(numbers) + n * size, added ? added + n : nullptr};
+    }
+};
+
+// bfloat16 → float32.
+void widen(const bf16* row, std::size_t n, float* out);
+
+// row → (row - mean) / sqrt(variance + eps) * weight + bias, or without a bias row / sqrt(mean square + eps) * weight;
+// out may be the row.
+void normalise(const float* row, std::size_t n, const float* weight, const float* bias, float eps, float* out);
+
 // A row of n_in numbers → padded(n_in) numbers about 128, and the scale of each group.
 void quantise(const float* row, std::size_t n_in, std::uint8_t* numbers, float* scales);
 
 // out (n_rows, n_out) for the outputs of one panel; rows of numbers and scales follow each other; n_rows <= row_block.
 void multiply(const std::uint8_t* numbers, const float* scales, std::size_t n_rows, const Layer& layer,
-              std::size_t at_panel, float* out);
+              std::size_t at_panel, Out out);
 
 }  // namespace diptych::avx512_int8

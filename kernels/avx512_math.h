@@ -12,6 +12,11 @@ constexpr float log2_e = 1.44269504f;
 // The first n of sixteen numbers.
 inline __mmask16 first(std::size_t n) { return n >= 16 ? 0xffff : static_cast<__mmask16>((1u << n) - 1); }
 
+// bfloat16 → float32.
+inline __m512 widened(__m256i narrow) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(narrow), 16));
+}
+
 // 2^x to within 3e-6 of it: a polynomial for what is left beside the nearest whole number, with the least greatest
 // relative error over [-0.5, 0.5].
 inline __m512 exp2(__m512 x) {

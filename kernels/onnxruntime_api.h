@@ -1,4 +1,4 @@
-// The part of ONNX Runtime's C interface that an operator needs, as its binary interface has it since version 1.17.
+// The part of ONNX Runtime's C interface that an operator needs, as its binary interface has it since version 1.18.
 //
 // ONNX Runtime hands out a table of functions that only ever grows at its end, so that a place in it stands for a
 // function for good; its Python packages come without the header that names them all.
@@ -18,10 +18,17 @@ struct OrtMemoryInfo;
 struct OrtAllocator;
 struct OrtShapeInferContext;
 
-constexpr std::uint32_t ORT_API = 17;  // the version whose functions and whose OrtCustomOp are written down here
+constexpr std::uint32_t ORT_API = 18;  // the version whose functions and whose OrtCustomOp are written down here
 
 enum OrtErrorCode : int { ORT_FAIL = 1, ORT_INVALID_ARGUMENT = 2 };
-enum ONNXTensorElementDataType : int { ONNX_FLOAT = 1, ONNX_INT8 = 3, ONNX_INT32 = 6, ONNX_INT64 = 7 };
+enum ONNXTensorElementDataType : int {
+    ONNX_ANY = 0,
+    ONNX_FLOAT = 1,
+    ONNX_INT8 = 3,
+    ONNX_INT32 = 6,
+    ONNX_INT64 = 7,
+    ONNX_BFLOAT16 = 16
+};
 enum OrtAllocatorType : int { ORT_ARENA = 1 };
 enum OrtCharacteristic : int { ORT_REQUIRED = 0, ORT_OPTIONAL = 1 };
 enum OrtMemType : int { ORT_MEM_DEFAULT = 0 };
@@ -46,6 +53,9 @@ struct OrtApi {
         return call<28, OrtStatus*>(options, domain);
     }
     OrtStatus* GetTensorMutableData(OrtValue* value, void** out) const { return call<51, OrtStatus*>(value, out); }
+    OrtStatus* GetTensorElementType(const OrtTensorTypeAndShapeInfo* info, ONNXTensorElementDataType* out) const {
+        return call<60, OrtStatus*>(info, out);
+    }
     OrtStatus* GetDimensionsCount(const OrtTensorTypeAndShapeInfo* info, std::size_t* out) const {
         return call<61, OrtStatus*>(info, out);
     }
@@ -124,4 +134,8 @@ struct OrtCustomOp {
     OrtStatus* (*InferOutputShapeFn)(const OrtCustomOp*, OrtShapeInferContext*);
     int (*GetStartVersion)(const OrtCustomOp*);
     int (*GetEndVersion)(const OrtCustomOp*);
+    std::size_t (*GetMayInplace)(int** inputs, int** outputs);
+    void (*ReleaseMayInplace)(int* inputs, int* outputs);
+    std::size_t (*GetAliasMap)(int** inputs, int** outputs);
+    void (*ReleaseAliasMap)(int* inputs, int* outputs);
 };

@@ -51,12 +51,19 @@ inline Shape shaped(std::initializer_list<std::size_t> sizes) { return Shape(siz
 
 struct Input {
     const void* data = nullptr;  // none where an optional input is left out
+    ONNXTensorElementDataType type = ONNX_ANY;
     Shape shape;
 
     template <class Number>
     const Number* numbers() const {
         return static_cast<const Number*>(data);
     }
+};
+
+// What an operator takes: the type of an input, and whether it may be left out.
+struct Takes {
+    ONNXTensorElementDataType type;
+    OrtCharacteristic need = ORT_REQUIRED;
 };
 
 // One run of an operator.
@@ -74,21 +81,23 @@ class Context {
         check(api_.GetTensorTypeAndShape(value, &info));
         const auto release = [this](OrtTensorTypeAndShapeInfo* held) { api_.ReleaseTensorTypeAndShapeInfo(held); };
         const std::unique_ptr<OrtTensorTypeAndShapeInfo, decltype(release)> released(info, release);
+        ONNXTensorElementDataType type = ONNX_ANY;
+        check(api_.GetTensorElementType(info, &type));
         std::size_t n_dims = 0;
         check(api_.GetDimensionsCount(info, &n_dims));
         Shape shape(n_dims);
         check(api_.GetDimensions(info, shape.data(), n_dims));
         void* data = nullptr;
         check(api_.GetTensorMutableData(const_cast<OrtValue*>(value), &data));
-        return {data, shape};
+        return {data, type, shape};
     }
 
-    float* output(const Shape& shape) const {
+    void* output(const Shape& shape) const {
         OrtValue* value = nullptr;
         check(api_.KernelContext_GetOutput(context_, 0, shape.data(), shape.size(), &value));
         void* data = nullptr;
         check(api_.GetTensorMutableData(value, &data));
-        return static_cast<float*>(data);
+        return data;
     }
 
     // Memory of the session's own, aligned to 64 bytes, that goes back to it.
@@ -149,8 +158,8 @@ class Attributes {
     const OrtKernelInfo* info_;
 };
 
-// An operator as ONNX Runtime takes it. `Kernel` has `name`, the types of its `inputs`, of which the last `n_optional`
-// may be left out, a constructor from Attributes, and `compute(Context)`; it has one output, of float32.
+// An operator as ONNX Runtime takes it. `Kernel` has `name`, what its `inputs` take, the type of its one `output`,
+// which stands where its first input stood if it is `in_place`, a constructor from Attributes, and `compute(Context)`.
 template <class Kernel>
 OrtCustomOp described() {
     struct Held {
@@ -162,13 +171,11 @@ OrtCustomOp described() {
     op.version = ORT_API;
     op.GetName = [](const OrtCustomOp*) { return Kernel::name; };
     op.GetExecutionProviderType = [](const OrtCustomOp*) { return static_cast<const char*>(nullptr); };  // the CPU's
-    op.GetInputType = [](const OrtCustomOp*, std::size_t i) { return Kernel::inputs[i]; };
+    op.GetInputType = [](const OrtCustomOp*, std::size_t i) { return Kernel::inputs[i].type; };
     op.GetInputTypeCount = [](const OrtCustomOp*) { return n_inputs; };
-    op.GetOutputType = [](const OrtCustomOp*, std::size_t) { return ONNX_FLOAT; };
+    op.GetOutputType = [](const OrtCustomOp*, std::size_t) { return Kernel::output; };
     op.GetOutputTypeCount = [](const OrtCustomOp*) { return std::size_t{1}; };
-    op.GetInputCharacteristic = [](const OrtCustomOp*, std::size_t i) {
-        return i + Kernel::n_optional < n_inputs ? ORT_REQUIRED : ORT_OPTIONAL;
-    };
+    op.GetInputCharacteristic = [](const OrtCustomOp*, std::size_t i) { return Kernel::inputs[i].need; };
     op.GetOutputCharacteristic = [](const OrtCustomOp*, std::size_t) { return ORT_REQUIRED; };
     op.GetInputMemoryType = [](const OrtCustomOp*, std::size_t) { return ORT_MEM_DEFAULT; };
     op.GetVariadicInputMinArity = [](const OrtCustomOp*) { return 0; };
@@ -177,6 +184,12 @@ OrtCustomOp described() {
     op.GetVariadicOutputHomogeneity = [](const OrtCustomOp*) { return 0; };
     op.GetStartVersion = [](const OrtCustomOp*) { return 1; };
     op.GetEndVersion = [](const OrtCustomOp*) { return std::numeric_limits<int>::max(); };
+    op.GetMayInplace = [](int** inputs, int** outputs) {
+        static int in = Kernel::in_place, out = 0;
+        *inputs = &in, *outputs = &out;
+        return std::size_t{1};
+    };
+    op.ReleaseMayInplace = [](int*, int*) {};
     op.CreateKernelV2 = [](const OrtCustomOp*, const OrtApi* api, const OrtKernelInfo* info, void** out) {
         return guarded(*api, [&] { *out = new Held{*api, Kernel(Attributes(*api, info))}; });
     };

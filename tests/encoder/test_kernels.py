@@ -12,6 +12,7 @@ from pathlib import Path
 from zipfile import ZipFile
 
 import numpy as np
+import onnx
 import pytest
 from gguf import GGMLQuantizationType
 from numpy.typing import NDArray
@@ -23,7 +24,8 @@ from diptych.encoder.precision import this_machine
 from diptych.errors import EngineError, FileError
 from diptych.graph import int8 as quantising
 from diptych.graph import nn
-from diptych.graph.graph import Graph, Kernel
+from diptych.graph.graph import Graph, Kernel, Value
+from diptych.graph.kernels import DIPTYCH
 from diptych.options import Options
 from diptych.weights import Tensor, Weights
 
@@ -49,22 +51,47 @@ def session(g: Graph, folder: Path, threads: int = 1) -> OrtSession:
     return OrtSession(onnx_files.stored(g, folder), Options(threads=threads), operators=LIBRARY)
 
 
-def attention(folder: Path, n_head: int, width: int, scale: float, threads: int = 1) -> OrtSession:
-    g = Graph(Weights({}, {}), kernels=KERNELS)
+def attention(
+    folder: Path,
+    n_head: int,
+    width: int,
+    scale: float,
+    threads: int = 1,
+    turned: bool = False,
+    kernels: frozenset[Kernel] = KERNELS,
+) -> OrtSession:
+    g = Graph(Weights({}, {}), kernels=kernels)
     q, k, v = (g.input(name, ("n", width)) for name in "qkv")
     spans = g.input("spans", ("n_span", 2), np.int64)
-    g.output("out", nn.attention(g, q, k, v, spans, n_head, scale), ("n", width))
+    cos, sin = (g.input(name, ("n", width // n_head // 2)) for name in ("cos", "sin")) if turned else (None, None)
+    angles = (cos, sin) if cos is not None and sin is not None else None
+    g.output("out", nn.attention(g, q, k, v, spans, n_head, scale, angles=angles), ("n", width))
+    return session(g, folder, threads)
+
+
+def recorder(**arrays: Array) -> Graph:
+    """Over weights of these names, where a double underscore stands for a dot."""
+    named = {name.replace("__", "."): array for name, array in arrays.items()}
+    tensors = {n: Tensor(n, a.shape, GGMLQuantizationType.F32, lambda a=a: a) for n, a in named.items()}  # type: ignore[misc]
+    return Graph(Weights({}, tensors), kernels=KERNELS, products="int8")
+
+
+def made(folder: Path, g: Graph, width: int, layers: Callable[[Graph, Value], Value], n_out: int, threads: int = 1) -> OrtSession:
+    g.output("out", layers(g, g.input("x", ("n", width))), ("n", n_out))
     return session(g, folder, threads)
 
 
 def linear(folder: Path, weight: Array, bias: Array | None, act: nn.Act | None = None, threads: int = 1) -> OrtSession:
-    def tensor(name: str, array: Array) -> Tensor:
-        return Tensor(name, array.shape, GGMLQuantizationType.F32, lambda: array)
+    g = recorder(w__weight=weight, **({} if bias is None else {"w__bias": bias}))
+    return made(folder, g, weight.shape[1], lambda g, x: nn.linear(g, x, "w", act), len(weight), threads)
 
-    tensors = {"w.weight": tensor("w.weight", weight)} | ({} if bias is None else {"w.bias": tensor("w.bias", bias)})
-    g = Graph(Weights({}, tensors), kernels=KERNELS, products="int8")
-    g.output("out", nn.linear(g, g.input("x", ("n", weight.shape[1])), "w", act), ("n", weight.shape[0]))
-    return session(g, folder, threads)
+
+def normal(*shape: int, seed: int = 0) -> Array:
+    return np.random.default_rng(seed).standard_normal(shape, np.float32)
+
+
+def ops(path: Path) -> set[str]:
+    return {node.op_type for node in onnx.load(path, load_external_data=False).graph.node}
 
 
 def fed(n: int, width: int, spans: Spans, seed: int = 0, spread: float = 1.0) -> dict[str, NDArray]:
@@ -113,12 +140,12 @@ def test_attention_is_that_of_each_segment_in_bfloat16(n_head: int, dim: int, sp
 
 
 def test_attention_over_numbers_that_bfloat16_has_is_float32s_but_for_the_shares(tmp_path: Path) -> None:
-    """Whole numbers have no rounding, and equal keys make equal shares, which have none either."""
+    """Whole numbers have no rounding, and equal keys make equal shares, which have none either; the outcome has one."""
     feed = fed(300, 32, [(1, 300)])
     feed["v"] = np.round(feed["v"] * 8)
     feed["k"][:] = 1
     found = attention(tmp_path, 2, 32, 1.0).run(feed)
-    np.testing.assert_allclose(found, np.tile(feed["v"].mean(axis=0), (300, 1)), rtol=0, atol=2e-5)
+    np.testing.assert_allclose(found, np.tile(feed["v"].mean(axis=0), (300, 1)), rtol=2**-8, atol=2e-5)
 
 
 @pytest.mark.parametrize("spread", [1e-3, 10.0, 60.0])
@@ -252,6 +279,119 @@ def test_a_large_number_costs_its_own_group_alone_precision(tmp_path: Path) -> N
     assert distance(found[:, 256:300], x[:, 256:300]) > 0.5
 
 
+@pytest.mark.parametrize("kind", ["layer", "rms"])
+@pytest.mark.parametrize(("n", "n_in", "n_out"), [(5, 33, 70), (900, 256, 64), (3, 1280, 200)])
+def test_a_normalisation_goes_into_the_layers_behind_it(kind: str, n: int, n_in: int, n_out: int, tmp_path: Path) -> None:
+    x, weight, scale, shift = normal(n, n_in) * 3 + 1, normal(n_out, n_in, seed=1), normal(n_in, seed=2), normal(n_in, seed=3)
+    g = recorder(w__weight=weight, norm__weight=scale, norm__bias=shift)
+    norm = nn.layer_norm if kind == "layer" else nn.rms_norm
+    run = made(tmp_path, g, n_in, lambda g, x: nn.linear(g, norm(g, x, "norm", 1e-5), "w"), n_out)
+    assert ops(tmp_path / "model.onnx") == {"Linear", "Identity"}
+    wide = x.astype(np.float64)
+    wide -= wide.mean(axis=1, keepdims=True) if kind == "layer" else 0
+    wanted = wide / np.sqrt((wide**2).mean(axis=1, keepdims=True) + 1e-5) * scale + (shift if kind == "layer" else 0)
+    found = run.run({"x": x})
+    # what int8 rounds up or down may differ where a number lies between two
+    assert distance(found, emulated(wanted.astype(np.float32), weight, None)) < 2e-3
+    assert distance(found, wanted @ weight.T.astype(np.float64)) < 2e-2
+
+
+def test_a_normalisation_that_others_read_too_stays(tmp_path: Path) -> None:
+    x, weight = normal(9, 64), normal(64, 64, seed=1)
+    g = recorder(w__weight=weight, norm__weight=np.ones(64, np.float32), norm__bias=np.zeros(64, np.float32))
+
+    def layers(g: Graph, x: Value) -> Value:
+        rows = nn.layer_norm(g, x, "norm", 1e-5)
+        return g.Add(rows, nn.linear(g, rows, "w"))
+
+    found = made(tmp_path, g, 64, layers, 64).run({"x": x})
+    wanted = (x - x.mean(axis=1, keepdims=True)) / np.sqrt(x.var(axis=1, keepdims=True) + 1e-5)
+    assert ops(tmp_path / "model.onnx") == {"LayerNormalization", "Linear", "Add", "Identity"}
+    assert distance(found, wanted + wanted @ weight.T) < 1e-2
+
+
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize(("n", "n_in", "n_inner", "n_out"), [(1, 8, 5, 3), (50, 96, 257, 70), (1700, 64, 160, 64)])
+def test_an_mlp_is_its_layers_one_after_the_other(
+    gated: bool, n: int, n_in: int, n_inner: int, n_out: int, tmp_path: Path
+) -> None:
+    shapes = {"gate": (n_inner, n_in), "up": (n_inner, n_in), "down": (n_out, n_inner)}
+    weights = {f"w_{name}__weight": normal(*shape, seed=i) for i, (name, shape) in enumerate(shapes.items())}
+    biases = {f"w_{name}__bias": normal(shape[0], seed=9 + i) for i, (name, shape) in enumerate(shapes.items())}
+
+    def whole(g: Graph, x: Value) -> Value:
+        return nn.gated_mlp(g, x, "w", nn.silu) if gated else nn.mlp(g, x, "w_up", "w_down", nn.silu)
+
+    def apart(g: Graph, x: Value) -> Value:
+        inner = nn.linear(g, x, "w_up", None if gated else nn.silu)
+        return nn.linear(g, g.Mul(nn.linear(g, x, "w_gate", nn.silu), inner) if gated else inner, "w_down")
+
+    for name in ("one", "two", "threads"):
+        (tmp_path / name).mkdir()
+    x = normal(n, n_in, seed=5)
+    one = made(tmp_path / "one", recorder(**weights, **biases), n_in, whole, n_out)
+    two = made(tmp_path / "two", recorder(**weights, **biases), n_in, apart, n_out)
+    found = one.run({"x": x})
+    assert ops(tmp_path / "one/model.onnx") == {"Mlp", "Identity"}
+    np.testing.assert_array_equal(found, two.run({"x": x}))
+    np.testing.assert_array_equal(one.run({"x": x[-1:]}), found[-1:])
+    threads = made(tmp_path / "threads", recorder(**weights, **biases), n_in, whole, n_out, threads=2)
+    np.testing.assert_array_equal(threads.run({"x": x}), found)
+
+
+def test_rows_come_from_attention_and_go_to_it_in_bfloat16(tmp_path: Path) -> None:
+    """Between layers and attention no float32 is made; what comes out is what it is with casts."""
+    names, weights = (
+        ("q", "k", "v", "out"),
+        {f"w_{name}__weight": normal(64, 64, seed=i) for i, name in enumerate(("q", "k", "v", "out"))},
+    )
+
+    def layers(g: Graph, x: Value, cut: bool) -> Value:
+        spans = g.constant(np.array([[1, 40]]))
+        q, k, v = (nn.linear(g, x, f"w_{name}") for name in names[:3])
+        if cut:  # an operator between that the kernels see nothing through
+            q, k, v = (g.Reshape(y, [-1, 64]) for y in (q, k, v))
+        rows = nn.attention(g, q, k, v, spans, 2, 0.02)
+        return nn.linear(g, g.Reshape(rows, [-1, 64]) if cut else rows, "w_out")
+
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    x = normal(40, 64, seed=7)
+    one = made(tmp_path / "one", recorder(**weights), 64, lambda g, x: layers(g, x, False), 64)
+    two = made(tmp_path / "two", recorder(**weights), 64, lambda g, x: layers(g, x, True), 64)
+    assert ops(tmp_path / "one/model.onnx") == {"LinearToBFloat16", "Attention", "Linear", "Identity"}
+    assert ops(tmp_path / "two/model.onnx") == {"Linear", "Reshape", "Cast", "Attention", "Identity"}
+    np.testing.assert_array_equal(one.run({"x": x}), two.run({"x": x}))
+
+
+@pytest.mark.parametrize(
+    ("n_head", "dim", "spans"), [(4, 80, [(1, 200)]), (2, 64, [(3, 64), (1, 7)]), (3, 6, [(1, 40)]), (1, 256, [(1, 9)])]
+)
+def test_attention_turns_queries_and_keys_by_their_angles(n_head: int, dim: int, spans: Spans, tmp_path: Path) -> None:
+    n = sum(count * length for count, length in spans)
+    angles = normal(n, dim // 2, seed=4) * 3
+    feed = {**fed(n, n_head * dim, spans), "cos": np.cos(angles), "sin": np.sin(angles)}
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    one = attention(tmp_path / "one", n_head, n_head * dim, dim**-0.5, turned=True)
+    two = attention(tmp_path / "two", n_head, n_head * dim, dim**-0.5, turned=True, kernels=frozenset())
+    found, wanted = one.run(feed), two.run(feed)
+    assert distance(found, wanted) < 8e-3, "rounded before and after they are turned"
+    flat = attention(tmp_path, n_head, n_head * dim, dim**-0.5).run({name: feed[name] for name in ("q", "k", "v", "spans")})
+    assert distance(flat, wanted) > 0.1
+
+
+def test_keys_of_more_than_can_be_packed_at_once_are_taken_in_turns(tmp_path: Path) -> None:
+    """32 MiB of keys and values are packed together, which is 1,638 segments of 64 rows of 80 numbers."""
+    spans: Spans = [(2100, 64)]
+    feed = fed(2100 * 64, 80, spans)
+    found = attention(tmp_path, 1, 80, 0.1, threads=2).run(feed)
+    for at in (0, 1637, 1638, 2099):
+        rows = slice(at * 64, (at + 1) * 64)
+        some = {**{name: feed[name][rows] for name in "qkv"}, "spans": np.array([[1, 64]])}
+        assert distance(found[rows], exact(some, 1, 0.1)) < 6e-3
+
+
 @pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
 def test_what_is_no_number_stays_none(wrong: float, tmp_path: Path) -> None:
     x = np.ones((3, 300), np.float32)
@@ -271,8 +411,9 @@ def test_zeros_and_no_rows(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("n_in", "n_out"), [(9, 64), (8, 65)])
 def test_weights_of_another_layer_are_refused(n_in: int, n_out: int, tmp_path: Path) -> None:
     g = Graph(Weights({}, {}), kernels=KERNELS)
-    parts = (np.zeros((1, 2, 64, 4), np.int8), np.zeros(64, np.float32), np.zeros((1, 64), np.int32))
-    (out,) = g.op("Linear", g.input("x", ("n", "in")), *parts, domain=nn.DIPTYCH, out=n_out, activation="none")
+    layer = (np.zeros((1, 2, 64, 4), np.int8), np.zeros(64, np.float32), np.zeros((1, 64), np.int32))
+    rows, settings = (g.input("x", ("n", "in")), None, None), {"epsilon": 0.0, "out": n_out, "activation": "none"}
+    (out,) = g.op("Linear", *rows, *layer, domain=DIPTYCH, **settings)
     g.output("out", out, ("n", n_out))
     with pytest.raises(EngineError, match="weights, scales and shift are not of this layer"):
         session(g, tmp_path).run({"x": np.zeros((1, n_in), np.float32)})
@@ -280,8 +421,9 @@ def test_weights_of_another_layer_are_refused(n_in: int, n_out: int, tmp_path: P
 
 def test_an_activation_of_no_such_name_is_refused_when_the_graph_is_loaded(tmp_path: Path) -> None:
     g = Graph(Weights({}, {}), kernels=KERNELS)
-    parts = (np.zeros((1, 2, 64, 4), np.int8), np.zeros(64, np.float32), np.zeros((1, 64), np.int32))
-    (out,) = g.op("Linear", g.input("x", ("n", 8)), *parts, domain=nn.DIPTYCH, out=64, activation="relu")
+    layer = (np.zeros((1, 2, 64, 4), np.int8), np.zeros(64, np.float32), np.zeros((1, 64), np.int32))
+    rows, settings = (g.input("x", ("n", 8)), None, None), {"epsilon": 0.0, "out": 64, "activation": "relu"}
+    (out,) = g.op("Linear", *rows, *layer, domain=DIPTYCH, **settings)
     g.output("out", out, ("n", 64))
     with pytest.raises(FileError, match="activation is none, gelu"):
         session(g, tmp_path)

@@ -138,9 +138,10 @@ def test_a_table_is_read_between_its_rows() -> None:
     table, taps = RNG.standard_normal((9, 48), np.float32), RNG.integers(0, 9, (7, 4))
     shares = RNG.random((7, 4), np.float32)
     g = Graph(weights(tensor("table.weight", table)))
-    read = nn.interpolated(g, g.weight("table.weight"), g.input("taps", ("n", 4), np.int64), g.input("shares", ("n", 4)))
-    g.output("y", read, ("n", 48))
-    np.testing.assert_allclose(run(g, taps=taps, shares=shares), np.einsum("nm,nmw->nw", shares, table[taps]), atol=2e-6)
+    x, taps_in, shares_in = g.input("q", ("n", 48)), g.input("taps", ("n", 4), np.int64), g.input("shares", ("n", 4))
+    g.output("y", nn.interpolated(g, x, "table.weight", taps_in, shares_in), ("n", 48))
+    wanted = Q[:7] + np.einsum("nm,nmw->nw", shares, table[taps])
+    np.testing.assert_allclose(run(g, q=Q[:7], taps=taps, shares=shares), wanted, atol=2e-6)
 
 
 def test_a_lattice_is_read_between_its_points() -> None:

@@ -1,8 +1,9 @@
 """How much memory a media half takes, told before it runs.
 
     weights   every number once, in its type in memory; OpenVINO at f32 keeps two copies. And what the runtime has beside them.
-    run       a row for each patch: what is fed, and so many arrays of the encoder's width and of its MLP's as stand side by
-              side at the widest point. No term grows with the square of a picture: attention is fused everywhere.
+    run       a row for each patch: so many arrays of the encoder's width and of its MLP's as stand side by side at the widest
+              point. No term grows with the square of a picture: attention is fused everywhere. What stands between the steps
+              of Diptych's kernels does not grow at all, since they take rows in bands.
 
 The numbers of arrays were measured by `tests/encoder/test_memory.py`'s way: the growth of a process, with towers of 2 to 12
 layers, 640 and 1,280 wide, MLPs of 1 to 8 times the width, 1,296 and 5,476 patches. The number of heads changes nothing.
@@ -25,7 +26,10 @@ MIB = 2**20
 _FLOAT = 4  # bytes
 _BYTES: Mapping[Precision, int] = {"f32": 4, "bf16": 2, "f16": 2, "int8": 1}  # of a number in a linear layer's matrix
 _CHANNELS = 3
-_QKV = 3  # query, key and value in one array, which stands beside what is made of it
+_BAND = 768  # rows that go through an MLP together in `kernels/linear.cpp`
+_BETWEEN = 6  # bytes of a number there: float32, and int8 of it and of what it comes from
+_PACKED = 32 * MIB  # keys and values that `kernels/attention.cpp` has packed at once, unless those of one head are more
+_KEY_AND_VALUE = 4  # bytes of one of each
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,7 @@ class _Arrays:
 
     Attention takes `attention` of the encoder's width. The MLP takes `beside` of that width and `plain` of its own inner
     width, or `gated` of them where it has a gate. In OpenVINO both are added, since it takes memory for each kind of
-    array anew; ONNX Runtime gives one the other's, with Diptych's kernels too.
+    array anew; ONNX Runtime gives one the other's. Diptych's kernels have no array for an MLP.
     """
 
     attention: float
@@ -47,7 +51,7 @@ class _Arrays:
 _ARRAYS: Mapping[tuple[Runtime, Precision], _Arrays] = {
     ("onnxruntime", "f32"): _Arrays(11.5, 0, 2.85, 5.2, 30 * MIB),
     ("onnxruntime", "int8"): _Arrays(12, 0, 3, 5.2, 20 * MIB),
-    ("kernels", "int8"): _Arrays(8.9, 2.3, 1.75, 4.4, 14 * MIB),
+    ("kernels", "int8"): _Arrays(2.9, 0, 0, 0, 14 * MIB),
     ("openvino", "f32"): _Arrays(0, 12, 2.4, 4.7, 50 * MIB),
     ("openvino", "bf16"): _Arrays(0, 6.5, 2.2, 4.1, 55 * MIB),
     ("openvino", "int8"): _Arrays(0, 6.3, 1.15, 3.4, 60 * MIB),
@@ -71,8 +75,10 @@ def predict(family: Family, choice: Choice, grids: Iterable[tuple[int, ...]]) ->
 
     Within a fifth of what is measured, as `tests/encoder/test_memory.py` has it.
     """
+    grids = list(grids)
     n_patches = sum(math.prod(grid) for grid in grids)
-    return Memory(_weights(family, choice), n_patches * _patch(family, choice))
+    packed = min(n_patches * _packed(family, choice), _PACKED)
+    return Memory(_weights(family, choice), n_patches * _patch(family, choice, len(grids)) + packed + _bands(family, choice))
 
 
 class Budget:
@@ -87,17 +93,18 @@ class Budget:
                 f"the media half needs {_told(least.total)} for the smallest picture, {_told(least.weights)} of it weights in "
                 f"{choice.precision}, and --encode-memory allows {mib} MiB; allow more, or choose a smaller --precision"
             )
-        self.max_patches = None if mib is None else (mib * MIB - least.weights) // _patch(family, choice)
+        self.max_patches = None if mib is None else _fitting(family, choice, mib * MIB, n_pieces=2)
 
     def check(self, pieces: Iterable[Piece]) -> None:
         """Raise MediaTooLarge for a piece that is too large even alone."""
         for piece in pieces:
-            if self.max_patches is not None and piece.n_patches > self.max_patches:
-                need = predict(self._family, self._choice, [piece.grid]).total
+            need = predict(self._family, self._choice, [piece.grid]).total
+            if self._mib is not None and need > self._mib * MIB:
                 pixels = self._family.hp.patch_size**2
+                most = _fitting(self._family, self._choice, self._mib * MIB, n_pieces=1) * pixels
                 raise MediaTooLarge(
                     f"a picture of {piece.n_patches * pixels} pixels needs {_told(need)} in the media half, and --encode-memory "
-                    f"allows {self._mib} MiB, enough for {self.max_patches * pixels} pixels; set --max-pixels to that or "
+                    f"allows {self._mib} MiB, enough for {most} pixels; set --max-pixels to that or "
                     f"--encode-memory to {math.ceil(need / MIB)}, or send a smaller picture"
                 )
 
@@ -112,19 +119,34 @@ def _weights(family: Family, choice: Choice) -> int:
     return 2 * total - _arrays(choice).base if twice else total
 
 
-def _patch(family: Family, choice: Choice) -> int:
-    """Bytes that a patch takes in a run."""
+def _fitting(family: Family, choice: Choice, n_bytes: int, n_pieces: int) -> int:
+    """The most patches of so many pieces for which `predict` tells no more."""
+    room, patch = n_bytes - _weights(family, choice) - _bands(family, choice), _patch(family, choice, n_pieces)
+    return max(room // (patch + _packed(family, choice)), (room - _PACKED) // patch)
+
+
+def _patch(family: Family, choice: Choice, n_pieces: int) -> int:
+    """Bytes that a patch takes in a run; of several pieces what is fed is copied, to stand together."""
     hp, arrays = family.hp, _arrays(choice)
     tensors = family.weights.tensors
-    gated = "v.blk.0.ffn_gate.weight" in tensors
-    fused, learned = "v.blk.0.attn_qkv.weight" in tensors, POSITIONS in tensors
-    attention = (arrays.attention + (fused * _QKV if choice.runtime == "kernels" else 0)) * hp.n_embd
-    mlp = arrays.beside * hp.n_embd + (arrays.gated if gated else arrays.plain) * hp.n_ff
-    if choice.runtime == "openvino":
-        mlp += (fused * _QKV + learned * N_TAPS) * hp.n_embd
-    fed = _CHANNELS * hp.patch_size**2 * (family.n_frames if isinstance(family, Packed) else 1)
+    attention = arrays.attention * hp.n_embd
+    mlp = arrays.beside * hp.n_embd + (arrays.gated if "v.blk.0.ffn_gate.weight" in tensors else arrays.plain) * hp.n_ff
+    if choice.runtime == "openvino" and POSITIONS in tensors:
+        mlp += N_TAPS * hp.n_embd
+    fed = _CHANNELS * hp.patch_size**2 * (family.n_frames if isinstance(family, Packed) else 1) if n_pieces > 1 else 0
     rows = 2 * family.n_embd / hp.n_merge**2  # the runtime's and those handed out
     return math.ceil(_FLOAT * (max(attention, mlp) + fed + rows))
+
+
+def _packed(family: Family, choice: Choice) -> int:
+    """Bytes that a patch takes in packed keys and values."""
+    return _KEY_AND_VALUE * family.hp.n_embd if (choice.runtime, choice.rest) == ("kernels", "bf16") else 0
+
+
+def _bands(family: Family, choice: Choice) -> int:
+    """Bytes of what stands between the layers of an MLP, or of the merger, in Diptych's kernels."""
+    hp = family.hp
+    return _BAND * _BETWEEN * max(hp.n_ff, hp.n_merge**2 * hp.n_embd) if choice.runtime == "kernels" else 0
 
 
 def _arrays(choice: Choice) -> _Arrays:

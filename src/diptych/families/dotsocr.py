@@ -85,8 +85,8 @@ class DotsOCR(Packed):
         x = nn.rms_norm(g, self.embedded(g, inputs), "v.pre_ln", eps)
         for i in range(self.hp.n_layer):
             name = f"v.blk.{i}"
-            x = g.Add(x, self.attention(g, nn.rms_norm(g, x, f"{name}.ln1", eps), name, inputs))
-            x = g.Add(x, nn.gated_mlp(g, nn.rms_norm(g, x, f"{name}.ln2", eps), f"{name}.ffn", nn.silu))
+            x = nn.add(g, x, self.attention(g, nn.rms_norm(g, x, f"{name}.ln1", eps), name, inputs))
+            x = nn.add(g, x, nn.gated_mlp(g, nn.rms_norm(g, x, f"{name}.ln2", eps), f"{name}.ffn", nn.silu))
         x = nn.rms_norm(g, x, "mm.post_norm", eps)
         cells = self.cells(g, nn.layer_norm(g, x, "mm.input_norm", MERGER_EPS))
         self.output(g, nn.mlp(g, cells, "mm.0", "mm.2", nn.gelu), inputs)

@@ -148,8 +148,8 @@ class Glm4v(Packed):
         x = self._placed(g, self.embedded(g, inputs))
         for i in range(self.hp.n_layer):
             name = f"v.blk.{i}"
-            x = g.Add(x, self.attention(g, nn.rms_norm(g, x, f"{name}.ln1", eps), name, inputs))
-            x = g.Add(x, nn.gated_mlp(g, nn.rms_norm(g, x, f"{name}.ln2", eps), f"{name}.ffn", nn.silu))
+            x = nn.add(g, x, self.attention(g, nn.rms_norm(g, x, f"{name}.ln1", eps), name, inputs))
+            x = nn.add(g, x, nn.gated_mlp(g, nn.rms_norm(g, x, f"{name}.ln2", eps), f"{name}.ffn", nn.silu))
         self.output(g, self._merged(g, nn.rms_norm(g, x, "v.post_ln", eps)), inputs)
 
     def explain(self) -> dict[str, str]:

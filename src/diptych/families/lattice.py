@@ -50,7 +50,7 @@ def placed(g: Graph, weights: Weights, x: Value) -> Value:
     """
     side_of(weights)
     taps, shares = g.input("taps", ("n_patch", N_TAPS), np.int64), g.input("shares", ("n_patch", N_TAPS))
-    return g.Add(x, nn.interpolated(g, g.weight(POSITIONS), taps, shares))
+    return nn.interpolated(g, x, POSITIONS, taps, shares)
 
 
 def _neighbours(at: NDArray[np.float32], side: int) -> Taps:

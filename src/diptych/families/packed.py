@@ -112,7 +112,7 @@ class Packed(Family):
         """The patches of all pieces, their tables, and their spans."""
         beside = {grid: {**self.tables(grid), "spans": self.spans(grid)} for grid in {p.grid for p in pieces}}
         parts = [{"patches": p.inputs["patches"], **beside[p.grid]} for p in pieces]
-        fed = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        fed = parts[0] if len(parts) == 1 else {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         return {**fed, "spans": merged(fed["spans"])}
 
     def tables(self, grid: tuple[int, ...]) -> dict[str, NDArray[Any]]:
@@ -165,12 +165,12 @@ class Packed(Family):
         Queries and keys are normalised by head where the file has weights for it.
         """
         n_head, scale = self.hp.n_head, (self.hp.n_embd // self.hp.n_head) ** -0.5
-        q, k, v = nn.qkv(g, x, name)
+        q, k, v = (nn.linear(g, x, f"{name}.attn_{part}") for part in "qkv")
         if g.has(f"{name}.attn_q_norm.weight"):
             q, k = (nn.head_norm(g, y, f"{name}.attn_{n}_norm", n_head, self.hp.eps) for n, y in (("q", q), ("k", k)))
         with g.scope(name):
-            q, k = (nn.rotate(g, y, n_head, inputs.cos, inputs.sin) for y in (q, k))
-            y = nn.attention(g, q, k, v, inputs.spans if spans is None else spans, n_head, scale, even=spans is None)
+            seen, angles = inputs.spans if spans is None else spans, (inputs.cos, inputs.sin)
+            y = nn.attention(g, q, k, v, seen, n_head, scale, angles=angles, even=spans is None)
         return nn.linear(g, y, f"{name}.attn_out")
 
     def cells(self, g: Graph, x: Value) -> Value:

@@ -111,8 +111,9 @@ class PaddleOCR(Packed):
         x = lattice.placed(g, self.weights, self.embedded(g, inputs))
         for i in range(self.hp.n_layer):
             name = f"v.blk.{i}"
-            x = g.Add(x, self.attention(g, nn.layer_norm(g, x, f"{name}.ln1", eps), name, inputs))
-            x = g.Add(x, nn.mlp(g, nn.layer_norm(g, x, f"{name}.ln2", eps), f"{name}.ffn_up", f"{name}.ffn_down", nn.gelu_tanh))
+            x = nn.add(g, x, self.attention(g, nn.layer_norm(g, x, f"{name}.ln1", eps), name, inputs))
+            rows = nn.layer_norm(g, x, f"{name}.ln2", eps)
+            x = nn.add(g, x, nn.mlp(g, rows, f"{name}.ffn_up", f"{name}.ffn_down", nn.gelu_tanh))
         x = nn.layer_norm(g, x, "v.post_ln", eps)
         cells = self.cells(g, nn.layer_norm(g, x, "mm.input_norm", PROJECTOR_EPS))
         self.output(g, nn.mlp(g, cells, "mm.1", "mm.2", nn.gelu), inputs)

@@ -130,8 +130,8 @@ class Qwen25VL(Packed):
         x = g.Reshape(g.Gather(self.cells(g, self.embedded(g, inputs)), order, axis=0), [-1, self.hp.n_embd])
         for i in range(self.hp.n_layer):
             name, spans = f"v.blk.{i}", None if self.full(i) else windows
-            x = g.Add(x, self.attention(g, nn.rms_norm(g, x, f"{name}.ln1", EPS), name, inputs, spans))
-            x = g.Add(x, nn.gated_mlp(g, nn.rms_norm(g, x, f"{name}.ln2", EPS), f"{name}.ffn", nn.silu))
+            x = nn.add(g, x, self.attention(g, nn.rms_norm(g, x, f"{name}.ln1", EPS), name, inputs, spans))
+            x = nn.add(g, x, nn.gated_mlp(g, nn.rms_norm(g, x, f"{name}.ln2", EPS), f"{name}.ffn", nn.silu))
         rows = nn.mlp(g, self.cells(g, nn.rms_norm(g, x, "v.post_ln", EPS)), "mm.0", "mm.2", nn.gelu)
         self.output(g, g.Gather(rows, restore, axis=0), inputs)
 

@@ -79,8 +79,8 @@ class Qwen2VL(Packed):
         x = self.embedded(g, inputs)
         for i in range(self.hp.n_layer):
             name = f"v.blk.{i}"
-            x = g.Add(x, self.attention(g, nn.layer_norm(g, x, f"{name}.ln1", EPS), name, inputs))
-            x = g.Add(x, nn.mlp(g, nn.layer_norm(g, x, f"{name}.ln2", EPS), *self._mlp(g, name), nn.quick_gelu))
+            x = nn.add(g, x, self.attention(g, nn.layer_norm(g, x, f"{name}.ln1", EPS), name, inputs))
+            x = nn.add(g, x, nn.mlp(g, nn.layer_norm(g, x, f"{name}.ln2", EPS), *self._mlp(g, name), nn.quick_gelu))
         cells = self.cells(g, nn.layer_norm(g, x, "v.post_ln", EPS))
         self.output(g, nn.mlp(g, cells, "mm.0", "mm.2", nn.gelu), inputs)
 

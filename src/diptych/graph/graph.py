@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from diptych.errors import FileError
 from diptych.graph.int8 import GROUP, PANEL, packed, packed_shape, quantised, shift
+from diptych.graph.unfused import unfused
 
 if TYPE_CHECKING:
     from diptych.weights import Tensor, Weights
@@ -83,7 +84,7 @@ class Graph:
         self.static = fixed is not None
         self.portable = portable or self.static
         self.kernels = frozenset() if self.portable else kernels
-        self._weights = weights
+        self._tensors = unfused(weights.tensors)
         self._unpack, self._widen = unpack or widen, widen
         self._products, self._wide = products, wide
         self._last: tuple[str, tuple[NDArray[np.int8], NDArray[np.float32]]] | None = None
@@ -118,7 +119,7 @@ class Graph:
 
     def has(self, name: str) -> bool:
         """Whether the file has a tensor of this name."""
-        return name in self._weights.tensors
+        return name in self._tensors
 
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape of a tensor of the file."""
@@ -248,6 +249,7 @@ class Graph:
 
     def serialize(self, places: Mapping[str, Place], metadata: Mapping[str, str] | None = None) -> bytes:
         """The ONNX file, with the stored weights referred to at their places. The recorder is used up by it."""
+        self._leave_out_what_nobody_reads()
         for name, stored in self.stored.items():
             file, offset = places[name]
             self._initializers[name].const_value = ir.ExternalTensor(
@@ -265,9 +267,17 @@ class Graph:
         data: bytes = ir.to_proto(model).SerializeToString()
         return data
 
+    def _leave_out_what_nobody_reads(self) -> None:
+        """Nodes that others have taken the place of."""
+        for node in reversed(self._top):
+            if not any(value.uses() for value in node.outputs) and not any(value in self._outputs for value in node.outputs):
+                for i in range(len(node.inputs)):
+                    node.replace_input_with(i, None)
+                self._top.remove(node)
+
     def _tensor(self, name: str) -> Tensor:
         try:
-            return self._weights.tensors[name]
+            return self._tensors[name]
         except KeyError:
             raise FileError(f"the file has no tensor {name}, which its encoder needs; convert the model again") from None
 

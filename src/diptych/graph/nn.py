@@ -9,13 +9,14 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from diptych.graph import kernels
+
 if TYPE_CHECKING:
     from diptych.graph.graph import Graph, Value
 
     Act = Callable[[Graph, Value], Value]
 
 MICROSOFT = "com.microsoft"  # ONNX Runtime's own ops
-DIPTYCH = "diptych"  # those of kernels/
 _FLOAT, _INT64 = 1, 7  # ONNX's numbers of the types
 _HIDDEN = -1e30  # what is added to the score of a key that is not to be seen; bfloat16 has it too
 QUERY_BLOCK = 1024  # rows; at 5,476 patches as fast as all at once, in a third of the memory
@@ -25,13 +26,11 @@ def linear(g: Graph, x: Value, name: str, act: Act | None = None) -> Value:
     """x (n, in) → x Wᵀ + b (n, out), through `act` if there is one. The weight is read as it lies, (out, in); an absent bias
     is not added."""
     with g.scope(name):
-        bias = [g.weight(f"{name}.bias")] if g.has(f"{name}.bias") else []
-        if panels := g.panels(f"{name}.weight"):
-            n_out, inside = g.shape(f"{name}.weight")[0], act.__name__ if act in _KERNEL_ACTS else "none"
-            (rows,) = g.op("Linear", x, *panels, *bias, domain=DIPTYCH, out=n_out, activation=inside)
-            act = None if act in _KERNEL_ACTS else act
-        else:
-            rows = _product(g, x, name, bias)
+        if kernels.has_layer(g, name):
+            inside = _inside(act)
+            rows = kernels.linear(g, x, name, inside or "none")
+            return act(g, rows) if act and not inside else rows
+        rows = _product(g, x, name, [g.weight(f"{name}.bias")] if g.has(f"{name}.bias") else [])
         return act(g, rows) if act else rows
 
 
@@ -56,6 +55,8 @@ def layer_norm(g: Graph, x: Value, name: str, eps: float) -> Value:
 def rms_norm(g: Graph, x: Value, name: str, eps: float) -> Value:
     """Scale each row to a mean square of 1, then by the weight."""
     with g.scope(name):
+        if g.kernels:
+            return g.SimplifiedLayerNormalization(x, g.weight(f"{name}.weight"), axis=-1, epsilon=eps)
         mean = g.ReduceMean(g.Pow(x, 2.0), [-1], keepdims=1)  # ONNX Runtime fuses this form; the op needs opset 23
         return g.Mul(g.Div(x, g.Sqrt(g.Add(mean, eps))), g.weight(f"{name}.weight"))
 
@@ -88,26 +89,44 @@ def quick_gelu(g: Graph, x: Value) -> Value:
     return g.Mul(x, g.Sigmoid(g.Mul(x, 1.702)))
 
 
-_KERNEL_ACTS = (gelu, gelu_tanh, quick_gelu, silu)  # which Diptych's own linear layer has inside, by these names
+def _inside(act: Act | None) -> str | None:
+    """The name of an activation that Diptych's own operators have."""
+    return act.__name__ if act in (gelu, gelu_tanh, quick_gelu, silu) else None
+
+
+def add(g: Graph, x: Value, y: Value) -> Value:
+    """x + y, a layer's rows and what the layer made of them."""
+    out = kernels.added(g, x, y)
+    return g.Add(x, y) if out is None else out
 
 
 def mlp(g: Graph, x: Value, up: str, down: str, act: Act) -> Value:
     """down(act(up(x)))."""
+    if (inside := _inside(act)) and kernels.has_layer(g, up) and kernels.has_layer(g, down):
+        with g.scope(up):
+            return kernels.mlp(g, x, up, down, inside)
     return linear(g, linear(g, x, up, act), down)
 
 
 def gated_mlp(g: Graph, x: Value, name: str, act: Act) -> Value:
     """down(act(gate(x)) · up(x)), the weights `name` with _gate, _up and _down behind it."""
-    gated = g.Mul(linear(g, x, f"{name}_gate", act), linear(g, x, f"{name}_up"))
-    return linear(g, gated, f"{name}_down")
+    gate, up, down = (f"{name}_{part}" for part in ("gate", "up", "down"))
+    if (inside := _inside(act)) and all(kernels.has_layer(g, layer) for layer in (gate, up, down)):
+        with g.scope(name):
+            return kernels.mlp(g, x, up, down, inside, gate)
+    return linear(g, g.Mul(linear(g, x, gate, act), linear(g, x, up)), down)
 
 
-def interpolated(g: Graph, table: Value, taps: Value, shares: Value) -> Value:
-    """(n, width): row i is Σⱼ shares[i, j] · table[taps[i, j]], a learned table (rows, width) read between its rows.
+def interpolated(g: Graph, x: Value, table: str, taps: Value, shares: Value) -> Value:
+    """x (n, width), to its row i Σⱼ shares[i, j] · table[taps[i, j]] added: a learned table (rows, width), a weight by its
+    name, read between its rows.
 
     taps (n, m) int64 and shares (n, m), m = 4 for a bilinear table of two axes; for more taps there is `resampled`.
     """
-    return g.Squeeze(g.MatMul(g.Unsqueeze(shares, [1]), g.Gather(table, taps, axis=0)), [1])
+    if g.kernels:
+        return kernels.interpolated(g, x, table, taps, shares)
+    read = g.Gather(g.weight(table), taps, axis=0)
+    return g.Add(x, g.Squeeze(g.MatMul(g.Unsqueeze(shares, [1]), read), [1]))
 
 
 def resampled(g: Graph, table: Value, down: Value, across: Value) -> Value:
@@ -118,14 +137,6 @@ def resampled(g: Graph, table: Value, down: Value, across: Value) -> Value:
     """
     shares = g.Mul(g.Unsqueeze(down, [2]), g.Unsqueeze(across, [1]))  # (n, n_y, n_x)
     return g.MatMul(g.Flatten(shares, axis=1), table)
-
-
-def qkv(g: Graph, x: Value, name: str) -> tuple[Value, Value, Value]:
-    """Query, key and value, each (n, width), of weights that are fused (`attn_qkv`) or three."""
-    if g.has(f"{name}.attn_qkv.weight"):
-        q, k, v = g.op("Split", linear(g, x, f"{name}.attn_qkv"), axis=-1, num_outputs=3, n_out=3)
-        return q, k, v
-    return linear(g, x, f"{name}.attn_q"), linear(g, x, f"{name}.attn_k"), linear(g, x, f"{name}.attn_v")
 
 
 def rotate(g: Graph, x: Value, n_head: int, cos: Value, sin: Value) -> Value:
@@ -140,17 +151,30 @@ def rotate(g: Graph, x: Value, n_head: int, cos: Value, sin: Value) -> Value:
     return g.Flatten(turned, axis=1)
 
 
-def attention(g: Graph, q: Value, k: Value, v: Value, spans: Value, n_head: int, scale: float, *, even: bool = False) -> Value:
+def attention(
+    g: Graph,
+    q: Value,
+    k: Value,
+    v: Value,
+    spans: Value,
+    n_head: int,
+    scale: float,
+    *,
+    angles: tuple[Value, Value] | None = None,
+    even: bool = False,
+) -> Value:
     """softmax(scale · q kᵀ) v within each segment of the rows: none sees another's, and the cost is Σ nᵢ².
 
-    q, k, v (n, n_head · d) → (n, n_head · d). A row (count, length) of spans (n_span, 2) int64 stands for the next
-    `count` segments of `length` rows each, which are computed at once: the windows of a picture, or a whole picture.
-    A portable graph that is not static wants to know when there is one row of spans: `even`.
+    q, k, v (n, n_head · d) → (n, n_head · d); q and k are turned by their angles before, cos and sin as `rotate` has them. A
+    row (count, length) of spans (n_span, 2) int64 stands for the next `count` segments of `length` rows each, which are
+    computed at once: the windows of a picture, or a whole picture. A portable graph that is not static wants to know when
+    there is one row of spans: `even`.
     """
     with g.scope("attention"):
         if "attention" in g.kernels:
-            (out,) = g.op("Attention", q, k, v, spans, domain=DIPTYCH, num_heads=n_head, scale=scale)
-            return out
+            return kernels.attention(g, q, k, v, spans, n_head, scale, angles)
+        if angles:
+            q, k = (rotate(g, x, n_head, *angles) for x in (q, k))
         if not g.portable:
             return _each_span(g, q, k, v, spans, n_head, scale)
         if not g.static:
