@@ -29,7 +29,7 @@ UNIT = 2 * PATCH
 
 @dataclass(frozen=True)
 class Tower:
-    """An mmproj to be made: `clip.*` metadata, linear layers with their (out, in), and norms with their width."""
+    """An mmproj to be made: `clip.*` metadata, linear layers with their (out, in), norms with their width, learned tables."""
 
     name: str
     metadata: Mapping[str, Any]
@@ -37,13 +37,14 @@ class Tower:
     norms: Mapping[str, int]
     norm_bias: bool
     width: int = 1280
+    patch: int = PATCH
+    tables: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     common: Mapping[str, Any] = field(
         default_factory=lambda: {
             "general.architecture": "clip",
             "general.type": "mmproj",
             "clip.has_vision_encoder": True,
             "clip.vision.image_size": 560,
-            "clip.vision.patch_size": PATCH,
             "clip.vision.attention.layer_norm_epsilon": 1e-6,
             "clip.vision.image_mean": [0.48145466, 0.4578275, 0.40821073],
             "clip.vision.image_std": [0.26862954, 0.26130258, 0.27577711],
@@ -52,9 +53,10 @@ class Tower:
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Every tensor."""
-        out: dict[str, tuple[int, ...]] = {f"v.patch_embd.weight{t}": (self.width, 3, PATCH, PATCH) for t in ("", ".1")}
+        out: dict[str, tuple[int, ...]] = {f"v.patch_embd.weight{t}": (self.width, 3, self.patch, self.patch) for t in ("", ".1")}
         for name, shape in self.linear.items():
             out |= {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
+        out |= {f"{name}.weight": shape for name, shape in self.tables.items()}
         kinds = ("weight", "bias") if self.norm_bias else ("weight",)
         return out | {f"{name}.{kind}": (n,) for name, n in self.norms.items() for kind in kinds}
 
@@ -118,7 +120,7 @@ def write(path: Path, tower: Tower, type: str = "F16") -> None:
         if len(shape) > 2 and kind not in (gguf.GGMLQuantizationType.F32, gguf.GGMLQuantizationType.F16):
             kind = gguf.GGMLQuantizationType.F16
         tensors[name] = Tensor(name, shape, kind, lambda name=name, shape=shape, kind=kind: values(name, shape, kind))
-    write_gguf(path, Weights({**tower.common, **tower.metadata}, tensors))
+    write_gguf(path, Weights({**tower.common, "clip.vision.patch_size": tower.patch, **tower.metadata}, tensors))
 
 
 @dataclass

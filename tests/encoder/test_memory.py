@@ -7,7 +7,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -19,10 +19,12 @@ from diptych.encoder.half import FamilyHalf
 from diptych.encoder.memory import MIB, predict
 from diptych.encoder.precision import Choice, choose
 from diptych.errors import EngineError, MediaTooLarge, MissingExtra
+from diptych.families.packed import Packed
 from diptych.families.qwen2vl import Qwen2VL
 from diptych.options import Options
 from diptych.types import Media, MediaSettings
 from diptych.weights import Tensor, Weights, open_gguf, write_gguf
+from diptych.weights.tensor import elsewhere
 from pictures import noise
 
 WITHIN = 0.2  # of the measured peak
@@ -41,14 +43,16 @@ class Tower:
     metadata: dict[str, Any]
     shapes: Shapes
 
-    def write(self, path: Path, n: int, n_ff: int, n_layer: int, n_out: int) -> Path:
-        told = {
+    def told(self, n: int, n_ff: int, n_layer: int, n_out: int) -> dict[str, Any]:
+        return {
             "general.architecture": "clip", "clip.has_vision_encoder": True, "clip.projector_type": self.projector,
             "clip.vision.image_size": 560, "clip.vision.patch_size": PATCH, "clip.vision.attention.layer_norm_epsilon": 1e-6,
             "clip.vision.image_mean": [0.5] * 3, "clip.vision.image_std": [0.5] * 3, "clip.vision.projection_dim": n_out,
             "clip.vision.embedding_length": n, "clip.vision.feed_forward_length": n_ff, "clip.vision.block_count": n_layer,
             "clip.vision.attention.head_count": n // 64, **self.metadata,
         }  # fmt: skip
+
+    def write(self, path: Path, *sizes: int) -> Path:
         rng = np.random.default_rng(0)
 
         def tensor(name: str, shape: tuple[int, ...]) -> Tensor:
@@ -57,7 +61,7 @@ class Tower:
             values = (rng.standard_normal(shape, np.float32) * 0.02).astype(np.float16 if narrow else np.float32)
             return Tensor(name, shape, kind, lambda: values)
 
-        write_gguf(path, Weights(told, {name: tensor(name, shape) for name, shape in self.shapes.items()}))
+        write_gguf(path, Weights(self.told(*sizes), {name: tensor(name, shape) for name, shape in self.shapes.items()}))
         return path
 
 
@@ -69,8 +73,10 @@ def linear(**layers: tuple[int, int]) -> Shapes:
     return out
 
 
-def tower(name: str, n: int = 640, n_layer: int = 3, n_out: int = 512) -> tuple[Tower, tuple[int, int, int, int]]:
-    n_ff = 1712 if name == "qwen2.5vl" else 4 * n
+def tower(
+    name: str, n: int = 640, n_layer: int = 3, n_out: int = 512, n_ff: int | None = None
+) -> tuple[Tower, tuple[int, int, int, int]]:
+    n_ff = n_ff or (1712 if name == "qwen2.5vl" else 4 * n)
     shapes: Shapes = {f"v.patch_embd.weight{t}": (n, 3, PATCH, PATCH) for t in ("", ".1")}
     shapes |= linear(mm__0=(4 * n, 4 * n), mm__2=(n_out, 4 * n)) | norm("v.post_ln", n)
     for i in range(n_layer):
@@ -170,6 +176,30 @@ def test_the_peak_is_within_a_fifth_of_what_is_predicted(
         found = predict(families.open_family(towers[name]), choice, [(1, side // PATCH, side // PATCH)])
         told = f"{side} pixels: measured {measured / MIB:.0f} MiB, predicted {found.weights / MIB:.0f} + {found.run / MIB:.0f}"
         assert abs(found.total - measured) < WITHIN * measured, told
+
+
+@pytest.mark.parametrize(
+    ("name", "n_out", "n_ff", "rest", "most"),
+    [
+        ("qwen2vl", 3584, 5120, "bf16", 2.0),
+        ("qwen2.5vl", 3584, 3420, "bf16", 2.0),
+        ("qwen2vl", 3584, 5120, "f32", 5.0),  # where attention is ONNX Runtime's
+    ],
+)
+def test_a_photo_at_a_published_models_limit_stays_under_two_gigabytes(
+    name: str, n_out: int, n_ff: int, rest: Literal["bf16", "f32"], most: float
+) -> None:
+    """24 megapixels at the 12.8 that preprocessor_config.json has, as `benchmarks/photo.py` measures it."""
+    made, sizes = tower(name, 1280, 32, n_out, n_ff)
+    metadata = {**made.told(*sizes), "clip.vision.image_max_pixels": 12_845_056}
+    weights = Weights(metadata, {name: elsewhere(name, shape) for name, shape in made.shapes.items()})
+    family = families.for_projector(made.projector)(weights)
+    assert isinstance(family, Packed)
+    width, height = family.used(6000, 4000, *family.pixel_limits(MediaSettings()))
+    grid = (1, height // PATCH, width // PATCH)
+    assert grid[1] * grid[2] > 64_000
+    found = predict(family, Choice("int8", "kernels", rest, ""), [grid])
+    assert 0.9 * most < found.total / 1e9 < most
 
 
 @pytest.fixture(scope="module")
