@@ -158,8 +158,8 @@ class Attributes {
     const OrtKernelInfo* info_;
 };
 
-// An operator as ONNX Runtime takes it. `Kernel` has `name`, what its `inputs` take, the type of its one `output`,
-// which stands where its first input stood if it is `in_place`, a constructor from Attributes, and `compute(Context)`.
+// An operator as ONNX Runtime takes it. `Kernel` has `name`, what its `inputs` take, the type of its one `output`, the
+// numbers of the inputs `in_place`, where that may stand, a constructor from Attributes, and `compute(Context)`.
 template <class Kernel>
 OrtCustomOp described() {
     struct Held {
@@ -185,9 +185,10 @@ OrtCustomOp described() {
     op.GetStartVersion = [](const OrtCustomOp*) { return 1; };
     op.GetEndVersion = [](const OrtCustomOp*) { return std::numeric_limits<int>::max(); };
     op.GetMayInplace = [](int** inputs, int** outputs) {
-        static int in = Kernel::in_place, out = 0;
-        *inputs = &in, *outputs = &out;
-        return std::size_t{1};
+        static auto in = Kernel::in_place;
+        static decltype(in) out{};
+        *inputs = in.data(), *outputs = out.data();
+        return in.size();
     };
     op.ReleaseMayInplace = [](int*, int*) {};
     op.CreateKernelV2 = [](const OrtCustomOp*, const OrtApi* api, const OrtKernelInfo* info, void** out) {

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from zipfile import ZipFile
 
@@ -337,6 +338,74 @@ def test_an_mlp_is_its_layers_one_after_the_other(
     np.testing.assert_array_equal(one.run({"x": x[-1:]}), found[-1:])
     threads = made(tmp_path / "threads", recorder(**weights, **biases), n_in, whole, n_out, threads=2)
     np.testing.assert_array_equal(threads.run({"x": x}), found)
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])
+def test_outcomes_of_mlps_are_written_side_by_side(order: tuple[int, ...], tmp_path: Path) -> None:
+    sizes = (64, 5, 130)
+    weights = {f"up{i}__weight": normal(32, 16, seed=i) for i in range(3)} | {
+        f"down{i}__weight": normal(n, 32, seed=9 + i) for i, n in enumerate(sizes)
+    }
+
+    def layers(g: Graph, x: Value, *wanted: int) -> Value:
+        made = {i: nn.mlp(g, x, f"up{i}", f"down{i}", nn.gelu) for i in sorted(wanted)}
+        return nn.joined(g, *(made[i] for i in wanted))
+
+    x = normal(900, 16, seed=5)
+    found = made(tmp_path, recorder(**weights), 16, lambda g, x: layers(g, x, *order), sum(sizes)).run({"x": x})
+    assert ops(tmp_path / "model.onnx") == {"Mlp", "Identity"}
+    alone = []
+    for i in order:
+        (tmp_path / str(i)).mkdir()
+        run = made(tmp_path / str(i), recorder(**weights), 16, lambda g, x, i=i: layers(g, x, i), sizes[i])  # type: ignore[misc]
+        alone.append(run.run({"x": x}))
+    np.testing.assert_array_equal(found, np.concatenate(alone, axis=1))
+
+
+def test_what_something_is_added_to_stays_for_others_that_read_it(tmp_path: Path) -> None:
+    """An operator may write to the place of what it adds to only where nobody reads that any more."""
+    weights = {
+        "w__weight": normal(64, 64) / 8,
+        "up__weight": normal(80, 64, seed=1) / 8,
+        "down__weight": normal(64, 80, seed=2) / 9,
+    }
+
+    def layers(g: Graph, x: Value, late: bool) -> Value:
+        a = nn.linear(g, x, "w")
+        b = nn.add(g, a, nn.linear(g, a, "w"))
+        c = nn.add(g, b, nn.mlp(g, b, "up", "down", nn.silu))
+        return nn.add(g, g.Add(c, g.Mul(g.Add(a, b), 3.0)) if late else c, nn.linear(g, c, "w"))
+
+    def apart(g: Graph, x: Value, late: bool) -> Value:
+        a = nn.linear(g, x, "w")
+        b = g.Add(a, nn.linear(g, a, "w"))
+        c = g.Add(b, nn.linear(g, nn.linear(g, b, "up", nn.silu), "down"))
+        return g.Add(g.Add(c, g.Mul(g.Add(a, b), 3.0)) if late else c, nn.linear(g, c, "w"))
+
+    x = normal(300, 64, seed=4)
+    for late in (False, True):
+        runs = []
+        for name, of in (("one", layers), ("two", apart)):
+            (tmp_path / f"{name}{late}").mkdir()
+            g, folder = recorder(**weights), tmp_path / f"{name}{late}"
+            runs.append(made(folder, g, 64, partial(of, late=late), 64).run({"x": x}))
+        np.testing.assert_allclose(*runs, rtol=1e-6, atol=1e-6)
+    assert ops(tmp_path / "oneFalse/model.onnx") == {"Linear", "Mlp", "Identity"}
+
+
+def test_a_table_is_read_between_its_rows_and_not_beyond_it(tmp_path: Path) -> None:
+    table, x = normal(9, 40), normal(700, 40, seed=1)
+    taps, shares = np.random.default_rng(2).integers(0, 9, (700, 4)), normal(700, 4, seed=3)
+    g = recorder(table__weight=table)
+    given = g.input("taps", ("n", 4), np.int64), g.input("shares", ("n", 4))
+    run = made(tmp_path, g, 40, lambda g, x: nn.interpolated(g, x, "table.weight", *given), 40, threads=2)
+    found = run.run({"x": x, "taps": taps, "shares": shares})
+    assert ops(tmp_path / "model.onnx") == {"Interpolated", "Identity"}
+    np.testing.assert_allclose(found, x + np.einsum("nm,nmw->nw", shares, table[taps]), rtol=1e-5, atol=1e-5)
+    for wrong in (9, -1):
+        taps[500, 2] = wrong
+        with pytest.raises(EngineError, match="taps are rows of the table"):
+            run.run({"x": x, "taps": taps, "shares": shares})
 
 
 def test_rows_come_from_attention_and_go_to_it_in_bfloat16(tmp_path: Path) -> None:
