@@ -104,7 +104,8 @@ class Attention {
 
 namespace kernel = avx512_int8;
 
-constexpr Takes any{ONNX_ANY}, maybe{ONNX_FLOAT, ORT_OPTIONAL};
+constexpr Takes any{ONNX_ANY}, maybe{ONNX_FLOAT, ORT_OPTIONAL}, weights{ONNX_INT8}, scales{ONNX_FLOAT},
+    shift{ONNX_INT32}, maybe_weights{ONNX_INT8, ORT_OPTIONAL}, maybe_shift{ONNX_INT32, ORT_OPTIONAL};
 
 // A positive size among the attributes.
 std::size_t size(const onnx::Attributes& attributes, const char* name) {
@@ -164,7 +165,7 @@ template <kernel::Into into>
 class Linear {
  public:
     static constexpr const char* name = into == kernel::Into::narrow ? "LinearToBFloat16" : "Linear";
-    static constexpr Takes inputs[] = {any, maybe, maybe, {ONNX_INT8}, {ONNX_FLOAT}, {ONNX_INT32}, maybe, maybe};
+    static constexpr Takes inputs[] = {any, maybe, maybe, weights, scales, shift, maybe, maybe};
     static constexpr ONNXTensorElementDataType output = into == kernel::Into::narrow ? ONNX_BFLOAT16 : ONNX_FLOAT;
     static constexpr std::array in_place{7};
 
@@ -193,26 +194,11 @@ class Linear {
 class Mlp {
  public:
     static constexpr const char* name = "Mlp";
-    static constexpr Takes inputs[] = {
-        any,
-        maybe,
-        maybe,  // x
-        {ONNX_INT8},
-        {ONNX_FLOAT},
-        {ONNX_INT32},
-        maybe,  // up
-        {ONNX_INT8, ORT_OPTIONAL},
-        maybe,
-        {ONNX_INT32, ORT_OPTIONAL},
-        maybe,  // gate
-        {ONNX_INT8},
-        {ONNX_FLOAT},
-        {ONNX_INT32},
-        maybe,  // down
-        maybe,  // joined
-    };
+    static constexpr int first_of_up = 3, first_of_gate = 7, first_of_down = 11, joined = 15;
+    static constexpr Takes inputs[] = {any,   maybe,       maybe, weights, scales, shift, maybe, maybe_weights,
+                                       maybe, maybe_shift, maybe, weights, scales, shift, maybe, maybe};
     static constexpr ONNXTensorElementDataType output = ONNX_FLOAT;
-    static constexpr std::array in_place{0, 15};
+    static constexpr std::array in_place{0, joined};
 
     explicit Mlp(const onnx::Attributes& attributes)
         : eps_(attributes.number("epsilon")),
@@ -229,19 +215,22 @@ class Mlp {
 
     void compute(const onnx::Context& context) const {
         const Rows x = rows(context, eps_);
-        const bool gated = context.input(7).data;
+        const bool gated = context.input(first_of_gate).data;
         const auto none = kernel::Activation::none;
-        const kernel::Layer up = layer(context, 3, x.width, n_inner_, gated ? none : activation_);
-        const kernel::Layer gate = gated ? layer(context, 7, x.width, n_inner_, activation_) : up;
-        const kernel::Layer down = layer(context, 11, n_inner_, n_out_, none);
+        const kernel::Layer up = layer(context, first_of_up, x.width, n_inner_, gated ? none : activation_);
+        const kernel::Layer gate = gated ? layer(context, first_of_gate, x.width, n_inner_, activation_) : up;
+        const kernel::Layer down = layer(context, first_of_down, n_inner_, n_out_, none);
         require(!adds_ || (x.wide && x.width == n_out_),
                 "diptych.Mlp: x that is added is float32, as wide as the output");
-        const onnx::Input joined = context.input(15);
+        const onnx::Input others = context.input(joined);
         const onnx::Shape shape = onnx::shaped({x.n, width_});
-        require(!joined.data || joined.shape == shape, "diptych.Mlp: what is joined is (n, width)");
+        require(!others.data || others.shape == shape, "diptych.Mlp: what is joined is (n, width)");
         auto* numbers = static_cast<float*>(context.output(shape));
         if (x.n == 0) return;
-        if (joined.data && joined.data != numbers) std::copy_n(joined.numbers<float>(), x.n * width_, numbers);
+        if (others.data && others.data != numbers) {
+            require(numbers != x.wide, "diptych.Mlp: what is joined may not stand where x stood");
+            std::copy_n(others.numbers<float>(), x.n * width_, numbers);
+        }
         const kernel::Out out{kernel::Into::wide, numbers + column_, width_, adds_ ? x.wide : nullptr};
         mlp(x, up, gated ? &gate : nullptr, down, out, context.scratch(mlp_scratch(x.width, n_inner_)).get(),
             context.parallel());
