@@ -173,7 +173,7 @@ void multiply(const std::uint8_t* numbers, const float* scales, std::size_t n_ro
         const __m512 bias = layer.bias ? _mm512_maskz_loadu_ps(there, layer.bias + at) : _mm512_setzero_ps();
         for (std::size_t r = 0; r < n_rows; r++) {
             const __m512 sum = _mm512_fmadd_ps(_mm512_load_ps(sums + r * panel + v * lanes), scale, bias);
-            store(activated(sum, layer.activation), out.from(r, at), there);
+            store(activated(sum, layer.activation), out.from(r * layer.n_out + at), there);
         }
     }
 }

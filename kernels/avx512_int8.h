@@ -40,13 +40,12 @@ enum class Into { wide, narrow, product };
 struct Out {
     Into into;
     void* numbers;
-    std::size_t stride;
     const float* added = nullptr;
 
-    // That of the rows and columns from here on.
-    Out from(std::size_t row, std::size_t column = 0) const {
-        const std::size_t n = row * stride + column, size = into == Into::narrow ? sizeof(bf16) : sizeof(float);
-        return {into, static_cast<char*>(numbers) + n * size, stride, added ? added + n : nullptr};
+    // That of the outputs from the n-th on.
+    Out from(std::size_t n) const {
+        const std::size_t size = into == Into::narrow ? sizeof(bf16) : sizeof(float);
+        return {into, static_cast<char*>(numbers) + n * size, added ? added + n : nullptr};
     }
 };
 

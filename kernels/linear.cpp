@@ -67,7 +67,8 @@ void multiply(const Quantised& x, std::size_t n, const kernel::Layer& layer, ker
         const std::size_t n_rows = std::min(kernel::row_block, n - start);
         for (std::size_t panel = turn * panels_a_task; panel < std::min(n_panels, (turn + 1) * panels_a_task); panel++)
             kernel::multiply(x.numbers + start * kernel::padded(layer.n_in),
-                             x.scales + start * kernel::groups(layer.n_in), n_rows, layer, panel, out.from(start));
+                             x.scales + start * kernel::groups(layer.n_in), n_rows, layer, panel,
+                             out.from(start * layer.n_out));
     });
 }
 
@@ -86,7 +87,7 @@ void linear(const Rows& x, const kernel::Layer& layer, kernel::Out out, void* sc
     for (std::size_t first = 0; first < x.n; first += band) {
         const std::size_t n = std::min(band, x.n - first);
         quantise(x, first, n, quantised, parallel);
-        multiply(quantised, n, layer, out.from(first), parallel);
+        multiply(quantised, n, layer, out.from(first * layer.n_out), parallel);
     }
 }
 
@@ -98,10 +99,10 @@ void mlp(const Rows& x, const kernel::Layer& up, const kernel::Layer* gate, cons
     for (std::size_t first = 0; first < x.n; first += band) {
         const std::size_t n = std::min(band, x.n - first);
         quantise(x, first, n, outer, parallel);
-        if (gate) multiply(outer, n, *gate, {kernel::Into::wide, between, up.n_out}, parallel);
-        multiply(outer, n, up, {gate ? kernel::Into::product : kernel::Into::wide, between, up.n_out}, parallel);
+        if (gate) multiply(outer, n, *gate, {kernel::Into::wide, between}, parallel);
+        multiply(outer, n, up, {gate ? kernel::Into::product : kernel::Into::wide, between}, parallel);
         quantise({between, nullptr, n, up.n_out, {}}, 0, n, inner, parallel);
-        multiply(inner, n, down, out.from(first), parallel);
+        multiply(inner, n, down, out.from(first * down.n_out), parallel);
     }
 }
 

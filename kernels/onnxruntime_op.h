@@ -159,7 +159,7 @@ class Attributes {
 };
 
 // An operator as ONNX Runtime takes it. `Kernel` has `name`, what its `inputs` take, the type of its one `output`, the
-// numbers of the inputs `in_place`, where that may stand, a constructor from Attributes, and `compute(Context)`.
+// number of the input that is `in_place`, where that may stand, a constructor from Attributes, and `compute(Context)`.
 template <class Kernel>
 OrtCustomOp described() {
     struct Held {
@@ -185,10 +185,9 @@ OrtCustomOp described() {
     op.GetStartVersion = [](const OrtCustomOp*) { return 1; };
     op.GetEndVersion = [](const OrtCustomOp*) { return std::numeric_limits<int>::max(); };
     op.GetMayInplace = [](int** inputs, int** outputs) {
-        static auto in = Kernel::in_place;
-        static decltype(in) out{};
-        *inputs = in.data(), *outputs = out.data();
-        return in.size();
+        static int in = Kernel::in_place, out = 0;
+        *inputs = &in, *outputs = &out;
+        return std::size_t{1};
     };
     op.ReleaseMayInplace = [](int*, int*) {};
     op.CreateKernelV2 = [](const OrtCustomOp*, const OrtApi* api, const OrtKernelInfo* info, void** out) {

@@ -8,12 +8,10 @@
 //   Linear, LinearToBFloat16 (x (n, in), norm, shift of the norm (in,), optional, layer, added (n, out), optional)
 //           -> (n, out), which may stand where `added` stood
 //       activation(norm(x) weights^T + bias) + added. Attributes: epsilon, out, activation.
-//   Mlp (x (n, in), norm, shift of the norm (in,), optional, layer, layer or nothing, layer,
-//        joined (n, width), optional) -> (n, width), which may stand where x or what it is joined to stood
+//   Mlp (x (n, in), norm, shift of the norm (in,), optional, layer, layer or nothing, layer)
+//           -> (n, out), which may stand where x stood if that is added
 //       down(up(norm(x))), or down(gate(norm(x)) * up(norm(x))), for the layers up, gate and down. Attributes: epsilon,
-//       inner, out, activation, which is the gate's where there is one, add, 1 where x is added, and width and column:
-//       the outcome is `out` columns from there on, and the rest of a row is as in `joined`, or left for others to
-//       fill.
+//       inner, out, activation, which is the gate's where there is one, and add, 1 where x is added.
 //   Interpolated (x (n, width), table (rows, width), taps, shares (n, m)) -> (n, width), which may stand where x stood
 //       x + sum over j of shares[:, j] * table[taps[:, j]].
 //
@@ -22,7 +20,6 @@
 // float32.
 
 #include <algorithm>
-#include <array>
 
 #include "attention.h"
 #include "avx512_bf16.h"
@@ -60,7 +57,7 @@ class Attention {
         {ONNX_BFLOAT16},           {ONNX_BFLOAT16}, {ONNX_BFLOAT16}, {ONNX_INT64}, {ONNX_FLOAT, ORT_OPTIONAL},
         {ONNX_FLOAT, ORT_OPTIONAL}};
     static constexpr ONNXTensorElementDataType output = ONNX_BFLOAT16;
-    static constexpr std::array in_place{0};
+    static constexpr int in_place = 0;
 
     explicit Attention(const onnx::Attributes& attributes)
         : n_head_(static_cast<std::size_t>(attributes.whole("num_heads"))), scale_(attributes.number("scale")) {
@@ -167,7 +164,7 @@ class Linear {
     static constexpr const char* name = into == kernel::Into::narrow ? "LinearToBFloat16" : "Linear";
     static constexpr Takes inputs[] = {any, maybe, maybe, weights, scales, shift, maybe, maybe};
     static constexpr ONNXTensorElementDataType output = into == kernel::Into::narrow ? ONNX_BFLOAT16 : ONNX_FLOAT;
-    static constexpr std::array in_place{7};
+    static constexpr int in_place = 7;
 
     explicit Linear(const onnx::Attributes& attributes)
         : eps_(attributes.number("epsilon")), n_out_(size(attributes, "out")), activation_(activation(attributes)) {
@@ -181,7 +178,7 @@ class Linear {
         require(!added.data || added.shape == onnx::shaped({x.n, n_out_}), "diptych.Linear: what is added is (n, out)");
         void* out = context.output(onnx::shaped({x.n, n_out_}));
         if (x.n == 0) return;
-        linear(x, made, {into, out, n_out_, added.numbers<float>()}, context.scratch(linear_scratch(x.width)).get(),
+        linear(x, made, {into, out, added.numbers<float>()}, context.scratch(linear_scratch(x.width)).get(),
                context.parallel());
     }
 
@@ -194,23 +191,19 @@ class Linear {
 class Mlp {
  public:
     static constexpr const char* name = "Mlp";
-    static constexpr int first_of_up = 3, first_of_gate = 7, first_of_down = 11, joined = 15;
+    static constexpr int first_of_up = 3, first_of_gate = 7, first_of_down = 11;
     static constexpr Takes inputs[] = {any,   maybe,       maybe, weights, scales, shift, maybe, maybe_weights,
-                                       maybe, maybe_shift, maybe, weights, scales, shift, maybe, maybe};
+                                       maybe, maybe_shift, maybe, weights, scales, shift, maybe};
     static constexpr ONNXTensorElementDataType output = ONNX_FLOAT;
-    static constexpr std::array in_place{0, joined};
+    static constexpr int in_place = 0;
 
     explicit Mlp(const onnx::Attributes& attributes)
         : eps_(attributes.number("epsilon")),
           n_inner_(size(attributes, "inner")),
           n_out_(size(attributes, "out")),
-          width_(size(attributes, "width")),
-          column_(static_cast<std::size_t>(attributes.whole("column"))),
           adds_(attributes.whole("add")),
           activation_(activation(attributes)) {
         require(linear_supported(), "diptych.Mlp: this CPU has no AVX-512 VNNI");
-        require(column_ <= width_ && n_out_ <= width_ - column_ && (!adds_ || n_out_ == width_),
-                "diptych.Mlp: the columns are within the width, and all of it where x is added");
     }
 
     void compute(const onnx::Context& context) const {
@@ -222,23 +215,16 @@ class Mlp {
         const kernel::Layer down = layer(context, first_of_down, n_inner_, n_out_, none);
         require(!adds_ || (x.wide && x.width == n_out_),
                 "diptych.Mlp: x that is added is float32, as wide as the output");
-        const onnx::Input others = context.input(joined);
-        const onnx::Shape shape = onnx::shaped({x.n, width_});
-        require(!others.data || others.shape == shape, "diptych.Mlp: what is joined is (n, width)");
-        auto* numbers = static_cast<float*>(context.output(shape));
+        const kernel::Out out{kernel::Into::wide, context.output(onnx::shaped({x.n, n_out_})),
+                              adds_ ? x.wide : nullptr};
         if (x.n == 0) return;
-        if (others.data && others.data != numbers) {
-            require(numbers != x.wide, "diptych.Mlp: what is joined may not stand where x stood");
-            std::copy_n(others.numbers<float>(), x.n * width_, numbers);
-        }
-        const kernel::Out out{kernel::Into::wide, numbers + column_, width_, adds_ ? x.wide : nullptr};
         mlp(x, up, gated ? &gate : nullptr, down, out, context.scratch(mlp_scratch(x.width, n_inner_)).get(),
             context.parallel());
     }
 
  private:
     float eps_;
-    std::size_t n_inner_, n_out_, width_, column_;
+    std::size_t n_inner_, n_out_;
     bool adds_;
     kernel::Activation activation_;
 };
@@ -248,7 +234,7 @@ class Interpolated {
     static constexpr const char* name = "Interpolated";
     static constexpr Takes inputs[] = {{ONNX_FLOAT}, {ONNX_FLOAT}, {ONNX_INT64}, {ONNX_FLOAT}};
     static constexpr ONNXTensorElementDataType output = ONNX_FLOAT;
-    static constexpr std::array in_place{0};
+    static constexpr int in_place = 0;
 
     explicit Interpolated(const onnx::Attributes&) {}
 

@@ -340,28 +340,6 @@ def test_an_mlp_is_its_layers_one_after_the_other(
     np.testing.assert_array_equal(threads.run({"x": x}), found)
 
 
-@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])
-def test_outcomes_of_mlps_are_written_side_by_side(order: tuple[int, ...], tmp_path: Path) -> None:
-    sizes = (64, 5, 130)
-    weights = {f"up{i}__weight": normal(32, 16, seed=i) for i in range(3)} | {
-        f"down{i}__weight": normal(n, 32, seed=9 + i) for i, n in enumerate(sizes)
-    }
-
-    def layers(g: Graph, x: Value, *wanted: int) -> Value:
-        made = {i: nn.mlp(g, x, f"up{i}", f"down{i}", nn.gelu) for i in sorted(wanted)}
-        return nn.joined(g, *(made[i] for i in wanted))
-
-    x = normal(900, 16, seed=5)
-    found = made(tmp_path, recorder(**weights), 16, lambda g, x: layers(g, x, *order), sum(sizes)).run({"x": x})
-    assert ops(tmp_path / "model.onnx") == {"Mlp", "Identity"}
-    alone = []
-    for i in order:
-        (tmp_path / str(i)).mkdir()
-        run = made(tmp_path / str(i), recorder(**weights), 16, lambda g, x, i=i: layers(g, x, i), sizes[i])  # type: ignore[misc]
-        alone.append(run.run({"x": x}))
-    np.testing.assert_array_equal(found, np.concatenate(alone, axis=1))
-
-
 def test_what_something_is_added_to_stays_for_others_that_read_it(tmp_path: Path) -> None:
     """An operator may write to the place of what it adds to only where nobody reads that any more."""
     weights = {

@@ -135,7 +135,8 @@ def _patch(family: Family, choice: Choice, n_pieces: int) -> int:
     if choice.runtime == "openvino" and POSITIONS in tensors:
         mlp += N_TAPS * hp.n_embd
     fed = _CHANNELS * hp.patch_size**2 * (family.n_frames if isinstance(family, Packed) else 1) if n_pieces > 1 else 0
-    rows = (1 if choice.runtime == "kernels" else 2) * family.n_embd / hp.n_merge**2
+    joined = family.n_embd > hp.n_embd_out  # rows of several layers, side by side
+    rows = (2 if joined or choice.runtime != "kernels" else 1) * family.n_embd / hp.n_merge**2
     return math.ceil(_FLOAT * (max(attention, mlp) + fed + rows))
 
 

@@ -230,10 +230,6 @@ class Graph:
         self._domains.setdefault(domain, 1)
         return outputs
 
-    def age(self, node: ir.Node) -> int:
-        """How many nodes were recorded before this one."""
-        return self._nodes.index(node)
-
     def loop(self, n: Value, state: Value, step: Callable[[Value, Value], Value]) -> Value:
         """`state = step(i, state)` for i from 0 to n - 1, where the state is a sequence of float32 tensors."""
         name = self._unique("/".join([*self._scopes, "body"]))

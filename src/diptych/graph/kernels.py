@@ -7,8 +7,6 @@ reads then is left out when the graph is written.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
@@ -41,9 +39,8 @@ def mlp(g: Graph, x: Value, up: str, down: str, activation: str, gate: str | Non
     never there for all rows."""
     rows, eps = _rows(x)
     layers = [*_layer(g, up), *(_layer(g, gate) if gate else [None] * 4), *_layer(g, down)]
-    n_out = _n_out(g, down)
-    settings: dict[str, Any] = {"epsilon": eps, "inner": _n_out(g, up), "out": n_out, "activation": activation}
-    (out,) = g.op("Mlp", *rows, *layers, None, domain=DIPTYCH, add=0, width=n_out, column=0, **settings)
+    settings: dict[str, Any] = {"epsilon": eps, "inner": _n_out(g, up), "out": _n_out(g, down), "activation": activation}
+    (out,) = g.op("Mlp", *rows, *layers, domain=DIPTYCH, add=0, **settings)
     return out
 
 
@@ -59,24 +56,6 @@ def added(g: Graph, x: Value, y: Value) -> Value | None:
     else:
         return None
     _alike(out, x, made.attributes["out"].as_int(), ir.DataType.FLOAT)
-    return out
-
-
-def joined(g: Graph, parts: Sequence[Value]) -> Value | None:
-    """Outcomes of several MLPs side by side, written to one array; None where something else made one of them.
-
-    Each goes behind the one recorded before it, so that what a part is made of is done with before the layers behind it.
-    """
-    made = [node for part in parts if (node := part.producer()) is not None and (node.domain, node.op_type) == (DIPTYCH, "Mlp")]
-    if len(made) < len(parts):
-        return None
-    sizes = [node.attributes["out"].as_int() for node in made]
-    columns = dict(zip(made, itertools.accumulate(sizes, initial=0), strict=False))
-    out = None
-    for node in sorted(made, key=g.age):
-        settings = {**_settings(node), "width": sum(sizes), "column": columns[node]}
-        (out,) = g.op("Mlp", *node.inputs[:-1], out, domain=DIPTYCH, **settings)
-        out.shape, out.type = ir.Shape(("n_joined", sum(sizes))), ir.TensorType(ir.DataType.FLOAT)
     return out
 
 

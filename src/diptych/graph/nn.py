@@ -117,14 +117,6 @@ def gated_mlp(g: Graph, x: Value, name: str, act: Act) -> Value:
     return linear(g, g.Mul(linear(g, x, gate, act), linear(g, x, up)), down)
 
 
-def joined(g: Graph, *rows: Value) -> Value:
-    """Rows (n, width) of several MLPs side by side: (n, sum of the widths)."""
-    if len(rows) == 1:
-        return rows[0]
-    out = kernels.joined(g, rows)
-    return g.Concat(*rows, axis=1) if out is None else out
-
-
 def interpolated(g: Graph, x: Value, table: str, taps: Value, shares: Value) -> Value:
     """x (n, width), to its row i Σⱼ shares[i, j] · table[taps[i, j]] added: a learned table (rows, width), a weight by its
     name, read between its rows.
