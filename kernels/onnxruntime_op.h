@@ -139,6 +139,12 @@ class Attributes {
         check(api_.KernelInfoGetAttribute_int64(info_, name, &out));
         return out;
     }
+    // A number of things, which is above zero.
+    std::size_t size(const char* name) const {
+        const std::int64_t out = whole(name);
+        require(out > 0, "diptych: the sizes of layers are above zero");
+        return static_cast<std::size_t>(out);
+    }
     std::string text(const char* name) const {
         std::size_t size = 0;  // with the zero at its end
         check(api_.KernelInfoGetAttribute_string(info_, name, nullptr, &size));

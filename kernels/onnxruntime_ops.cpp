@@ -104,13 +104,6 @@ namespace kernel = avx512_int8;
 constexpr Takes any{ONNX_ANY}, maybe{ONNX_FLOAT, ORT_OPTIONAL}, weights{ONNX_INT8}, scales{ONNX_FLOAT},
     shift{ONNX_INT32}, maybe_weights{ONNX_INT8, ORT_OPTIONAL}, maybe_shift{ONNX_INT32, ORT_OPTIONAL};
 
-// A positive size among the attributes.
-std::size_t size(const onnx::Attributes& attributes, const char* name) {
-    const std::int64_t found = attributes.whole(name);
-    require(found > 0, "diptych: the sizes of layers are above zero");
-    return static_cast<std::size_t>(found);
-}
-
 kernel::Activation activation(const onnx::Attributes& attributes) {
     using kernel::Activation;
     const std::string name = attributes.text("activation");
@@ -167,7 +160,7 @@ class Linear {
     static constexpr int in_place = 7;
 
     explicit Linear(const onnx::Attributes& attributes)
-        : eps_(attributes.number("epsilon")), n_out_(size(attributes, "out")), activation_(activation(attributes)) {
+        : eps_(attributes.number("epsilon")), n_out_(attributes.size("out")), activation_(activation(attributes)) {
         require(linear_supported(), "diptych.Linear: this CPU has no AVX-512 VNNI");
     }
 
@@ -199,8 +192,8 @@ class Mlp {
 
     explicit Mlp(const onnx::Attributes& attributes)
         : eps_(attributes.number("epsilon")),
-          n_inner_(size(attributes, "inner")),
-          n_out_(size(attributes, "out")),
+          n_inner_(attributes.size("inner")),
+          n_out_(attributes.size("out")),
           adds_(attributes.whole("add")),
           activation_(activation(attributes)) {
         require(linear_supported(), "diptych.Mlp: this CPU has no AVX-512 VNNI");
