@@ -108,6 +108,9 @@ def towers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for name in ("qwen2vl", "qwen2.5vl", "qwen3vl"):
         made, sizes = tower(name)
         out[name] = made.write(folder / f"{name}.gguf", *sizes)
+    made, sizes = tower("qwen2vl")
+    made.shapes.update({f"v.blk.{i}.attn_{part}_norm.weight": (64,) for i in range(sizes[2]) for part in "qk"})
+    out["head norms"] = made.write(folder / "head-norms.gguf", *sizes)
     return out
 
 
@@ -155,6 +158,7 @@ print(json.dumps(out))
         ("qwen2vl", "f32", "onnxruntime"),
         ("qwen2vl", "int8", "onnxruntime"),
         ("qwen2vl", "int8", "kernels"),
+        ("head norms", "int8", "kernels"),
         ("qwen2vl", "f32", "openvino"),
         ("qwen2vl", "bf16", "openvino"),
         ("qwen2vl", "int8", "openvino"),

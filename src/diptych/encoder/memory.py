@@ -31,6 +31,7 @@ _BAND = 768  # rows that go through an MLP together in `kernels/linear.cpp`
 _BETWEEN = 6  # bytes of a number there: float32, and int8 of it and of what it comes from
 _PACKED = 32 * MIB  # keys and values that `kernels/attention.cpp` has packed at once, unless those of one head are more
 _KEY_AND_VALUE = 4  # bytes of one of each
+_HEAD_NORMS = 1.3  # arrays more where queries and keys are normalised, which is done in float32 before they become bfloat16
 
 
 @dataclass(frozen=True)
@@ -131,6 +132,8 @@ def _patch(family: Family, choice: Choice, n_pieces: int) -> int:
     hp, arrays = family.hp, _arrays(choice)
     tensors = family.weights.tensors
     attention = arrays.attention * hp.n_embd
+    if (choice.runtime, choice.rest) == ("kernels", "bf16") and "v.blk.0.attn_q_norm.weight" in tensors:
+        attention += _HEAD_NORMS * hp.n_embd
     mlp = arrays.beside * hp.n_embd + (arrays.gated if "v.blk.0.ffn_gate.weight" in tensors else arrays.plain) * hp.n_ff
     if choice.runtime == "openvino" and POSITIONS in tensors:
         mlp += N_TAPS * hp.n_embd
