@@ -230,6 +230,11 @@ class Graph:
         self._domains.setdefault(domain, 1)
         return outputs
 
+    def shaped(self, value: Value, shape: Sequence[int | str], element_type: int) -> None:
+        """Say what a value is, ONNX's number of its type, where nothing is said of it yet: runtimes know no operator of ours."""
+        if value.shape is None:
+            value.shape, value.type = ir.Shape(shape), ir.TensorType(ir.DataType(element_type))
+
     def loop(self, n: Value, state: Value, step: Callable[[Value, Value], Value]) -> Value:
         """`state = step(i, state)` for i from 0 to n - 1, where the state is a sequence of float32 tensors."""
         name = self._unique("/".join([*self._scopes, "body"]))

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import onnx_ir as ir
-
 if TYPE_CHECKING:
     from diptych.graph.graph import Graph, Operand, Value
 
@@ -55,7 +53,7 @@ def added(g: Graph, x: Value, y: Value) -> Value | None:
         (out,) = g.op("Linear", *made.inputs[:-1], x, domain=DIPTYCH, **_settings(made))
     else:
         return None
-    _alike(out, x, made.attributes["out"].as_int(), ir.DataType.FLOAT)
+    _alike(g, out, x, made.attributes["out"].as_int(), _FLOAT)
     return out
 
 
@@ -64,14 +62,14 @@ def attention(g: Graph, q: Value, k: Value, v: Value, spans: Value, n_head: int,
     q, k, v = (_narrow(g, x) for x in (q, k, v))
     (out,) = g.op("Attention", q, k, v, spans, *(angles or ()), domain=DIPTYCH, num_heads=n_head, scale=scale)
     if (made := q.producer()) is not None and made.domain == DIPTYCH:
-        _alike(out, q, made.attributes["out"].as_int(), ir.DataType.BFLOAT16)
+        _alike(g, out, q, made.attributes["out"].as_int(), _BFLOAT16)
     return g.Cast(out, to=_FLOAT)
 
 
 def interpolated(g: Graph, x: Value, table: str, taps: Value, shares: Value) -> Value:
     """x + Σⱼ shares[:, j] · table[taps[:, j]], where x stood."""
     (out,) = g.op("Interpolated", x, g.weight(table), taps, shares, domain=DIPTYCH)
-    _alike(out, x, g.shape(table)[1], ir.DataType.FLOAT)
+    _alike(g, out, x, g.shape(table)[1], _FLOAT)
     return out
 
 
@@ -108,17 +106,16 @@ def _narrow(g: Graph, x: Value) -> Value:
     return g.Cast(x, to=_BFLOAT16)
 
 
-def _settings(node: ir.Node) -> dict[str, Any]:
+def _settings(node: Any) -> dict[str, Any]:  # noqa: ANN401 (onnx_ir's, which graph.py alone imports)
     return {name: attribute.value for name, attribute in node.attributes.items()}
 
 
-def _alike(out: Value, x: Value, width: int, dtype: ir.DataType) -> None:
+def _alike(g: Graph, out: Value, x: Value, width: int, element_type: int) -> None:
     """Say that an operator's output has the shape of an input, a row a patch, so that ONNX Runtime has it stand where that
     stood if nobody else is to read that.
 
     The rows have a name of their own: ONNX Runtime plans arrays of one shape into one place, and would keep that of the
     embedded patches for what comes last, through all layers.
     """
-    shape = x.shape or ir.Shape(("n_row", width))
     for value in (x, out):
-        value.shape, value.type = shape, ir.TensorType(dtype)
+        g.shaped(value, ("n_row", width), element_type)
