@@ -33,8 +33,8 @@ struct Layer {
     Activation activation;
 };
 
-// Where outputs go: float32, bfloat16, or times the float32 that are there. Float32 goes there with `added`, if there
-// is any, which may be the same place.
+// Where outputs go, with `added`, if there is any: float32, bfloat16, or times the float32 that are there. What is
+// added may stand where float32 goes.
 enum class Into { wide, narrow, product };
 
 struct Out {

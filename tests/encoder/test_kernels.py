@@ -411,6 +411,22 @@ def test_rows_come_from_attention_and_go_to_it_in_bfloat16(tmp_path: Path) -> No
     np.testing.assert_array_equal(one.run({"x": x}), two.run({"x": x}))
 
 
+def test_a_sum_goes_to_attention_as_a_sum(tmp_path: Path) -> None:
+    weights = {"w__weight": normal(64, 64) / 8}
+
+    def layers(g: Graph, x: Value, cut: bool) -> Value:
+        rows = nn.add(g, x, nn.linear(g, x, "w"))
+        rows = g.Reshape(rows, [-1, 64]) if cut else rows
+        return nn.attention(g, rows, rows, rows, g.constant(np.array([[1, 40]])), 2, 0.2)
+
+    runs = []
+    for cut in (False, True):
+        (folder := tmp_path / str(cut)).mkdir()
+        runs.append(made(folder, recorder(**weights), 64, partial(layers, cut=cut), 64).run({"x": normal(40, 64, seed=7)}))
+    assert "LinearToBFloat16" in ops(tmp_path / "False/model.onnx")
+    np.testing.assert_array_equal(*runs)
+
+
 @pytest.mark.parametrize(
     ("n_head", "dim", "spans"), [(4, 80, [(1, 200)]), (2, 64, [(3, 64), (1, 7)]), (3, 6, [(1, 40)]), (1, 256, [(1, 9)])]
 )
