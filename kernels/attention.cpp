@@ -38,21 +38,19 @@ std::vector<Block> blocks(const std::vector<Part>& parts) {
 void attend(const Attended& rows, const std::vector<Part>& parts, float scale, const Parallel& parallel) {
     const std::size_t stride = rows.n_head * rows.dim;
     const auto at = [&](const Part& part, std::size_t row) { return (part.row + row) * stride + part.head * rows.dim; };
-    const auto angles = [&](std::size_t row) {
-        return rows.cos ? kernel::Angles{rows.cos + row * (rows.dim / 2), rows.sin + row * (rows.dim / 2)}
-                        : kernel::Angles{};
-    };
+    const kernel::Angles angles{rows.cos, rows.sin};
     parallel(parts.size(), [&](std::size_t i) {
         const Part& part = parts[i];
-        kernel::pack_keys(rows.keys + at(part, 0), angles(part.row), stride, part.length, rows.dim, part.keys);
+        kernel::pack_keys(rows.keys + at(part, 0), angles.from(part.row, rows.dim), stride, part.length, rows.dim,
+                          part.keys);
         kernel::pack_values(rows.values + at(part, 0), stride, part.length, rows.dim, part.values);
     });
     const std::vector<Block> work = blocks(parts);
     parallel(work.size(), [&](std::size_t i) {
         const auto& [part, start] = work[i];
         const std::size_t n_rows = std::min(kernel::query_block, part->length - start), from = at(*part, start);
-        kernel::attend(rows.queries + from, angles(part->row + start), rows.out + from, stride, n_rows, rows.dim,
-                       part->keys, part->values, part->length, scale);
+        kernel::attend(rows.queries + from, angles.from(part->row + start, rows.dim), rows.out + from, stride, n_rows,
+                       rows.dim, part->keys, part->values, part->length, scale);
     });
 }
 

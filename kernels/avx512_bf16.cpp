@@ -121,11 +121,6 @@ void turn(const bf16* row, Angles angles, std::size_t dim, float* out) {
     }
 }
 
-// Those of the n-th row.
-Angles of_row(Angles angles, std::size_t n, std::size_t dim) {
-    return angles.cos ? Angles{angles.cos + n * (dim / 2), angles.sin + n * (dim / 2)} : angles;
-}
-
 }  // namespace
 
 void pack_keys(const bf16* keys, Angles angles, std::size_t stride, std::size_t n, std::size_t dim, bf16* packed) {
@@ -134,7 +129,7 @@ void pack_keys(const bf16* keys, Angles angles, std::size_t stride, std::size_t 
     alignas(64) float row[max_dim];
     for (std::size_t at = 0; at < max_dim; at += lanes) _mm512_store_ps(row + at, _mm512_setzero_ps());
     for (std::size_t key = 0; key < padded_keys(n); key++) {
-        if (key < n) turn(keys + key * stride, of_row(angles, key, dim), dim, row);
+        if (key < n) turn(keys + key * stride, angles.from(key, dim), dim, row);
         const __mmask16 some = key < n ? 0xffff : 0;
         // sixteen keys stand side by side for each pair
         bf16* to = packed + key / lanes * n_pairs * 2 * lanes + key % lanes * 2;
@@ -170,7 +165,7 @@ void attend(const bf16* queries, Angles angles, bf16* out, std::size_t stride, s
     alignas(64) float turned[max_dim];
     for (std::size_t row = 0; row < whole; row++) {
         // a row of padding is the first once more
-        turn(queries + (row < n_rows ? row : 0) * stride, of_row(angles, row < n_rows ? row : 0, dim), dim, turned);
+        turn(queries + (row < n_rows ? row : 0) * stride, angles.from(row < n_rows ? row : 0, dim), dim, turned);
         for (std::size_t at = 0; at < dim; at += lanes)
             _mm256_storeu_si256(reinterpret_cast<__m256i*>(asked + row * 2 * n_pairs + at),
                                 (__m256i)_mm512_cvtneps_pbh(_mm512_load_ps(turned + at)));

@@ -26,6 +26,11 @@ constexpr std::size_t values_size(std::size_t n, std::size_t dim) { return padde
 // The cosines and sines of a row's angles, (n, dim / 2), that turn the pairs (j, j + dim / 2) of a head; or none.
 struct Angles {
     const float *cos, *sin;
+
+    // Those of the n-th row on.
+    Angles from(std::size_t n, std::size_t dim) const {
+        return cos ? Angles{cos + n * (dim / 2), sin + n * (dim / 2)} : *this;
+    }
 };
 
 // Pack n rows of `dim` numbers, `stride` apart, keys turned by their angles. Rows and dimensions beyond them become

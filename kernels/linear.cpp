@@ -31,20 +31,11 @@ struct Quantised {
           scales(static_cast<float*>(memory)) {}
 };
 
-// Call task(start, n) for each block of n_rows rows.
-template <class Task>
-void for_blocks(std::size_t n_rows, const Parallel& parallel, const Task& task) {
-    parallel(parts(n_rows, kernel::row_block), [&](std::size_t block) {
-        const std::size_t start = block * kernel::row_block;
-        task(start, std::min(kernel::row_block, n_rows - start));
-    });
-}
-
 // Quantise n rows from row `first` on.
 void quantise(const Rows& x, std::size_t first, std::size_t n, const Quantised& to, const Parallel& parallel) {
-    for_blocks(n, parallel, [&](std::size_t start, std::size_t n_rows) {
+    parallel(parts(n, kernel::row_block), [&](std::size_t block) {
         std::vector<float> room(x.narrow || x.norm.weight ? x.width : 0);
-        for (std::size_t row = start; row < start + n_rows; row++) {
+        for (std::size_t row = block * kernel::row_block; row < std::min(n, (block + 1) * kernel::row_block); row++) {
             const std::size_t at = (first + row) * x.width;
             const float* from = x.wide + (x.narrow ? 0 : at);
             if (x.narrow) kernel::widen(x.narrow + at, x.width, room.data()), from = room.data();
