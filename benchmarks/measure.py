@@ -212,7 +212,12 @@ def timed(encode: Callable[[], int], runs: int, load: float) -> dict[str, object
 
 def peak_memory(pid: int) -> float:
     """The most memory a process had, in MB. getrusage's figure begins with what its parent had when it was started."""
-    found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    return memory("VmHWM", pid)
+
+
+def memory(name: str, pid: int) -> float:
+    """One of the figures of memory that Linux has of a process, in MB."""
+    found = re.search(rf"{name}:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
     return int(found[1]) / 1024 if found else float("nan")
 
 

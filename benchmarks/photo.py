@@ -10,7 +10,7 @@ model is loaded, with model and photo ready to be encoded, and the most while it
 from __future__ import annotations
 
 import argparse
-import re
+import os
 import subprocess
 import sys
 import time
@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from measure import Tower, made, processor, qwen2vl
+from measure import Tower, made, memory, processor, qwen2vl
 from windows import EVERY, qwen25vl
 
 PHOTO = 6000, 4000  # pixels
@@ -37,6 +37,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--cache", default="/var/tmp/diptych-bench", help="folder the towers are kept in")
     parser.add_argument("--measure", metavar="TOWER", help=argparse.SUPPRESS)
+    parser.add_argument("--load-alone", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.measure:
         return measure(Path(args.measure), args)
@@ -44,8 +45,8 @@ def main() -> None:
     for model in args.models:
         command = [sys.executable, __file__, "--measure", str(made(tower(model), args))]
         settings = [f"--{name}={getattr(args, name)}" for name in ("precision", "threads")]
-        subprocess.run([*command, *settings], check=True, stdout=subprocess.DEVNULL)  # so that its weights are in the cache
-        done = subprocess.run([*command, *settings, "--models", "photo"], check=True, stdout=subprocess.PIPE, text=True)
+        subprocess.run([*command, *settings, "--load-alone"], check=True)  # so that its weights are in the cache
+        done = subprocess.run([*command, *settings], check=True, stdout=subprocess.PIPE, text=True)
         print(f"{model:12} {done.stdout.splitlines()[-1]}", flush=True)
 
 
@@ -86,23 +87,23 @@ def qwen3vl(name: str, n_layer: int, n: int, n_ff: int, n_out: int, tapped: tupl
 
 
 def measure(path: Path, args: argparse.Namespace) -> None:
-    """Load a tower, and if a photo is asked for encode it."""
+    """Load a tower, and encode the photo unless it is to be loaded alone."""
     from diptych.encoder.half import open_half
     from diptych.options import Options
     from diptych.types import Media, MediaSettings
 
-    before = memory("VmRSS")
+    before = gigabytes("VmRSS")
     half = open_half(path, Options(threads=args.threads, precision=args.precision, warmup=True))
-    if args.models != ["photo"]:
+    if args.load_alone:
         return
     pixels = np.random.default_rng(0).integers(0, 256, (PHOTO[1], PHOTO[0], 3), np.uint8)
     (chunk,) = half.preprocess(Media("image", pixels, b""), MediaSettings())
     del pixels
-    ready = memory("VmRSS")
+    ready = gigabytes("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
     start = time.perf_counter()
     rows = half.encode(chunk.pieces)[0]
-    seconds, peak = time.perf_counter() - start, memory("VmHWM")
+    seconds, peak = time.perf_counter() - start, gigabytes("VmHWM")
     print(
         f"seen as {'×'.join(map(str, chunk.used or ()))}, {len(rows)} tokens of {rows.shape[1]}: {seconds:.0f} s; "
         f"{before:.2f} GB before, {ready:.2f} with model and photo, at most {peak:.2f}",
@@ -110,10 +111,9 @@ def measure(path: Path, args: argparse.Namespace) -> None:
     )
 
 
-def memory(name: str) -> float:
-    """One of the figures that Linux has of this process, in GB."""
-    found = re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    return int(found[1]) * 1024 / 1e9 if found else float("nan")
+def gigabytes(name: str) -> float:
+    """One of the figures of memory that Linux has of this process."""
+    return memory(name, os.getpid()) * 2**20 / 1e9
 
 
 if __name__ == "__main__":
