@@ -132,7 +132,7 @@ def _patch(family: Family, choice: Choice, n_pieces: int) -> int:
     hp, arrays = family.hp, _arrays(choice)
     tensors = family.weights.tensors
     attention = arrays.attention * hp.n_embd
-    if (choice.runtime, choice.rest) == ("kernels", "bf16") and "v.blk.0.attn_q_norm.weight" in tensors:
+    if _attends(choice) and "v.blk.0.attn_q_norm.weight" in tensors:
         attention += _HEAD_NORMS * hp.n_embd
     mlp = arrays.beside * hp.n_embd + (arrays.gated if "v.blk.0.ffn_gate.weight" in tensors else arrays.plain) * hp.n_ff
     if choice.runtime == "openvino" and POSITIONS in tensors:
@@ -145,7 +145,12 @@ def _patch(family: Family, choice: Choice, n_pieces: int) -> int:
 
 def _packed(family: Family, choice: Choice) -> int:
     """Bytes that a patch takes in packed keys and values."""
-    return _KEY_AND_VALUE * family.hp.n_embd if (choice.runtime, choice.rest) == ("kernels", "bf16") else 0
+    return _KEY_AND_VALUE * family.hp.n_embd if _attends(choice) else 0
+
+
+def _attends(choice: Choice) -> bool:
+    """Whether attention is that of Diptych's kernels, and not ONNX Runtime's beside their linear layers."""
+    return (choice.runtime, choice.rest) == ("kernels", "bf16")
 
 
 def _bands(family: Family, choice: Choice) -> int:
