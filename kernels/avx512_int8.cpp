@@ -90,6 +90,10 @@ __m256i narrowed(__m512 x) {
 void store(__m512 x, Out out, __mmask16 there) {
     if (out.added) x = _mm512_add_ps(x, _mm512_maskz_loadu_ps(there, out.added));
     if (out.into == Into::narrow) return _mm256_mask_storeu_epi16(out.numbers, there, narrowed(x));
+    if (out.into == Into::half) {
+        const __m256i halves = _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+        return _mm256_mask_storeu_epi16(out.numbers, there, halves);
+    }
     if (out.into == Into::product) x = _mm512_mul_ps(x, _mm512_maskz_loadu_ps(there, out.numbers));
     _mm512_mask_storeu_ps(out.numbers, there, x);
 }

@@ -33,9 +33,9 @@ struct Layer {
     Activation activation;
 };
 
-// Where outputs go, with `added`, if there is any: float32, bfloat16, or times the float32 that are there. What is
-// added may stand where float32 goes.
-enum class Into { wide, narrow, product };
+// Where outputs go, with `added`, if there is any: float32, bfloat16, float16, or times the float32 that are there.
+// What is added may stand where float32 goes.
+enum class Into { wide, narrow, half, product };
 
 struct Out {
     Into into;
@@ -44,7 +44,7 @@ struct Out {
 
     // That of the outputs from the n-th on.
     Out from(std::size_t n) const {
-        const std::size_t size = into == Into::narrow ? sizeof(bf16) : sizeof(float);
+        const std::size_t size = into == Into::narrow || into == Into::half ? sizeof(bf16) : sizeof(float);
         return {into, static_cast<char*>(numbers) + n * size, added ? added + n : nullptr};
     }
 };

@@ -27,6 +27,7 @@ enum ONNXTensorElementDataType : int {
     ONNX_INT8 = 3,
     ONNX_INT32 = 6,
     ONNX_INT64 = 7,
+    ONNX_FLOAT16 = 10,
     ONNX_BFLOAT16 = 16
 };
 enum OrtAllocatorType : int { ORT_ARENA = 1 };

@@ -8,7 +8,7 @@
 //   Linear, LinearToBFloat16 (x (n, in), norm, shift of the norm (in,), optional, layer, added (n, out), optional)
 //           -> (n, out), which may stand where `added` stood
 //       activation(norm(x) weights^T + bias) + added. Attributes: epsilon, out, activation.
-//   Mlp (x (n, in), norm, shift of the norm (in,), optional, layer, layer or nothing, layer)
+//   Mlp, MlpToFloat16 (x (n, in), norm, shift of the norm (in,), optional, layer, layer or nothing, layer)
 //           -> (n, out), which may stand where x stood if that is added
 //       down(up(norm(x))), or down(gate(norm(x)) * up(norm(x))), for the layers up, gate and down. Attributes: epsilon,
 //       inner, out, activation, which is the gate's where there is one, and add, 1 where x is added.
@@ -181,13 +181,14 @@ class Linear {
     kernel::Activation activation_;
 };
 
+template <kernel::Into into>
 class Mlp {
  public:
-    static constexpr const char* name = "Mlp";
+    static constexpr const char* name = into == kernel::Into::half ? "MlpToFloat16" : "Mlp";
     static constexpr int first_of_up = 3, first_of_gate = 7, first_of_down = 11;
     static constexpr Takes inputs[] = {any,   maybe,       maybe, weights, scales, shift, maybe, maybe_weights,
                                        maybe, maybe_shift, maybe, weights, scales, shift, maybe};
-    static constexpr ONNXTensorElementDataType output = ONNX_FLOAT;
+    static constexpr ONNXTensorElementDataType output = into == kernel::Into::half ? ONNX_FLOAT16 : ONNX_FLOAT;
     static constexpr int in_place = 0;
 
     explicit Mlp(const onnx::Attributes& attributes)
@@ -208,8 +209,7 @@ class Mlp {
         const kernel::Layer down = layer(context, first_of_down, n_inner_, n_out_, none);
         require(!adds_ || (x.wide && x.width == n_out_),
                 "diptych.Mlp: x that is added is float32, as wide as the output");
-        const kernel::Out out{kernel::Into::wide, context.output(onnx::shaped({x.n, n_out_})),
-                              adds_ ? x.wide : nullptr};
+        const kernel::Out out{into, context.output(onnx::shaped({x.n, n_out_})), adds_ ? x.wide : nullptr};
         if (x.n == 0) return;
         mlp(x, up, gated ? &gate : nullptr, down, out, context.scratch(mlp_scratch(x.width, n_inner_)).get(),
             context.parallel());
@@ -261,8 +261,11 @@ class Interpolated {
 
 // Made once, since sessions that use them may live until the process ends.
 OrtCustomOpDomain* domain(const OrtApi& api) {
-    static const OrtCustomOp ops[] = {onnx::described<Attention>(), onnx::described<Linear<kernel::Into::wide>>(),
-                                      onnx::described<Linear<kernel::Into::narrow>>(), onnx::described<Mlp>(),
+    static const OrtCustomOp ops[] = {onnx::described<Attention>(),
+                                      onnx::described<Linear<kernel::Into::wide>>(),
+                                      onnx::described<Linear<kernel::Into::narrow>>(),
+                                      onnx::described<Mlp<kernel::Into::wide>>(),
+                                      onnx::described<Mlp<kernel::Into::half>>(),
                                       onnx::described<Interpolated>()};
     static OrtCustomOpDomain* const made = [&] {
         OrtCustomOpDomain* out = nullptr;

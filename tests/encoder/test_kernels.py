@@ -340,6 +340,30 @@ def test_an_mlp_is_its_layers_one_after_the_other(
     np.testing.assert_array_equal(threads.run({"x": x}), found)
 
 
+@pytest.mark.parametrize("layered", [True, False])
+def test_a_tap_waits_in_float16(layered: bool, tmp_path: Path) -> None:
+    weights = {"w_up__weight": normal(80, 64), "w_down__weight": normal(70, 80, seed=1)}
+
+    def layers(g: Graph, x: Value) -> Value:
+        rows = nn.mlp(g, x, "w_up", "w_down", nn.silu)
+        return rows if layered else g.Abs(rows)
+
+    def tapped(g: Graph, x: Value) -> Value:
+        return nn.tap(g, layers(g, x), 70)
+
+    x, runs = normal(100, 64, seed=2), []
+    x[7] *= 1e4  # some come out of float16's range
+    for of in (layers, tapped):
+        (tmp_path / of.__name__).mkdir()
+        runs.append(made(tmp_path / of.__name__, recorder(**weights), 64, of, 70).run({"x": x}))
+    wide, half = runs
+    assert half.dtype == np.float16
+    with np.errstate(over="ignore"):
+        np.testing.assert_array_equal(half, wide.astype(np.float16))
+    made_of = {"MlpToFloat16"} if layered else {"Mlp", "Abs", "Cast"}
+    assert ops(tmp_path / "tapped/model.onnx") == {*made_of, "Identity"}
+
+
 def test_what_something_is_added_to_stays_for_others_that_read_it(tmp_path: Path) -> None:
     """An operator may write to the place of what it adds to only where nobody reads that any more."""
     weights = {

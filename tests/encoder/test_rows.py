@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import weakref
+
 import numpy as np
 import pytest
 
-from diptych.encoder.rows import check_rows, fault, kept
+from diptych.encoder.rows import beside, check_rows, fault, kept
 from diptych.errors import UnusableMedia
 from diptych.families.base import Rows
 from diptych.types import Grid, MediaChunk
@@ -60,3 +62,21 @@ def test_rows_of_half_precision_are_kept_as_float32() -> None:
     half = rows().astype(np.float16)
     assert kept(half).dtype == np.float32
     assert fault(half, (3, 8)) is None
+
+
+def test_parts_stand_beside_each_other_and_each_is_free_once_it_is_copied() -> None:
+    parts = [rows(), rows().astype(np.float16), rows()[:, :3] + 1]
+    wanted = np.hstack(parts)
+    gone = [weakref.ref(part) for part in parts]
+    joined = beside(parts)
+    assert joined.dtype == np.float32
+    np.testing.assert_array_equal(joined, wanted)
+    assert not parts
+    assert not any(part() is not None for part in gone[:-1])
+    assert kept(joined).base is not None, "they are not copied to be kept"
+
+
+def test_one_part_is_handed_on_and_none_of_its_rows_copied() -> None:
+    (part,) = parts = [rows()]
+    assert beside(parts) is part
+    assert beside([part[:0], part[:0]]).shape == (0, 16)

@@ -82,6 +82,7 @@ def test_a_file_runs_with_its_data_beside_it_and_gives_all_outputs(tmp_path: Pat
     one, two = session.outputs({"x": np.ones((2, 3), np.float32)}, ["y", "z"])
     np.testing.assert_array_equal(one, np.full((2, 4), 3))
     np.testing.assert_array_equal(two, np.full((2, 4), 6))
+    np.testing.assert_array_equal(session.run({"x": np.ones((2, 3), np.float32)}), [[3] * 4 + [6] * 4] * 2)
     (tmp_path / "w.data").unlink()
     with pytest.raises(FileError, match=r"cannot load .*m\.onnx"):
         OrtSession(tmp_path / "m.onnx", Options())

@@ -22,6 +22,7 @@ from diptych.encoder.limits import runs
 from diptych.encoder.load import PREPACK
 from diptych.encoder.ort import OrtSession, check_providers, settled
 from diptych.encoder.plan import Graph, plan
+from diptych.encoder.rows import beside
 from diptych.encoder.session import Session
 from diptych.errors import EngineError
 from diptych.families.base import Family, Part, Rows
@@ -143,7 +144,8 @@ class ForeignHalf:
 
     def _packed(self, graph: Graph, pieces: Sequence[Piece]) -> list[Rows]:
         assert isinstance(self._pictures, Family)
-        return self._pictures.split(pieces, self._session(graph).run(self._pictures.feed(pieces)))
+        (rows,) = self._session(graph).outputs(self._pictures.feed(pieces), [graph.header.outputs[0].name])
+        return self._pictures.split(pieces, rows)
 
     def _single(self, graph: Graph, form: Form, piece: Piece) -> Rows:
         """The rows of one piece by a graph of one input; its outputs stand beside each other where they are joined."""
@@ -154,7 +156,7 @@ class ForeignHalf:
         lead = (1,) * (len(form.shape) - array.ndim)
         outputs = self._session(graph).outputs({form.input: array.reshape(*lead, *array.shape)}, form.outputs)
         rows = [np.asarray(output).reshape(-1, output.shape[-1]) for output in outputs]
-        return np.concatenate(rows, axis=1) if graph.joined else rows[0]
+        return beside(rows) if graph.joined else rows[0]
 
 
 def open_foreign(

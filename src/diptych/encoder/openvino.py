@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from diptych.encoder.mapped import released
 from diptych.encoder.precision import EXTRA, Precision
 from diptych.encoder.prepared import DATA
+from diptych.encoder.rows import beside
 from diptych.errors import EngineError, FileError, MissingExtra
 from diptych.options import Options
 from diptych.trace import OFF, Trace
@@ -69,8 +70,8 @@ class OpenVinoSession:
         self._trace, self._runs_left = trace, _MAX_RUNS if trace.ops else 0
 
     def run(self, feed: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
-        """The first output for these inputs. Raises EngineError when OpenVINO fails."""
-        return self._run(feed, [0])[0]
+        """The outputs for these inputs, beside each other. Raises EngineError when OpenVINO fails."""
+        return beside(self._run(feed, sorted(set(self._outputs.values()))))
 
     def outputs(self, feed: Mapping[str, NDArray[Any]], names: Sequence[str]) -> list[NDArray[np.float32]]:
         """The outputs of these names. Raises EngineError when OpenVINO fails."""

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import mmap
+from contextlib import suppress
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from diptych.errors import EngineError, UnusableMedia
 from diptych.families.base import Rows
@@ -34,6 +39,27 @@ def fault(rows: Rows, shape: tuple[int, int]) -> str | None:
     row = int(np.argmin(good))
     what = "of zeros alone" if not rows[row].any() else "not finite" if not np.isfinite(rows[row]).all() else "out of range"
     return f"rows of which row {row} is {what}"
+
+
+def beside(parts: list[NDArray[Any]]) -> Rows:
+    """Arrays (n, width), of which the list is emptied as they are copied, side by side: (n, Σ width) in float32."""
+    if len(parts) == 1:
+        return parts.pop()
+    out, at = _by_pages(len(parts[0]), sum(part.shape[1] for part in parts)), 0
+    while parts:
+        part = parts.pop(0)
+        out[:, at : at + part.shape[1]] = part
+        at += part.shape[1]
+    return out
+
+
+def _by_pages(n: int, width: int) -> Rows:
+    """Room for rows that takes memory page by page as it is written. NumPy's own would take 2 MiB at once on Linux, and so all
+    of it with the first of several parts."""
+    memory = mmap.mmap(-1, max(1, n * width) * np.dtype(np.float32).itemsize)
+    with suppress(AttributeError, OSError):  # a system that has no such pages
+        memory.madvise(mmap.MADV_NOHUGEPAGE)
+    return np.frombuffer(memory, np.float32, n * width).reshape(n, width)
 
 
 def kept(rows: Rows) -> Rows:

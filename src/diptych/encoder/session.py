@@ -13,7 +13,7 @@ class Session(Protocol):
     """A graph ready to run. Several threads may call."""
 
     def run(self, feed: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
-        """The first output for these inputs. Raises EngineError when the runtime fails."""
+        """The outputs (n, width) for these inputs, beside each other. Raises EngineError when the runtime fails."""
 
     def outputs(self, feed: Mapping[str, NDArray[Any]], names: Sequence[str]) -> list[NDArray[np.float32]]:
         """The outputs of these names. Raises EngineError when the runtime fails."""

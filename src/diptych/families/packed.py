@@ -177,11 +177,15 @@ class Packed(Family):
         """(n_patch, width) → (n_token, n_merge² · width): a cell's patches stand together."""
         return g.Reshape(x, [-1, self.hp.n_merge**2 * self.hp.n_embd])
 
-    def output(self, g: Graph, rows: Value, inputs: Inputs) -> None:
-        """Name the rows of the merged cells (n_token, n_embd) as the graph's output."""
+    def output(self, g: Graph, rows: Value, inputs: Inputs, taps: Sequence[Value] = ()) -> None:
+        """Name the rows of the merged cells (n_token, n_embd_out) as the graph's output, with those of taps beside them."""
         n_patch = inputs.patches.shape[0] if inputs.patches.shape else None
         n_token = n_patch // self.hp.n_merge**2 if isinstance(n_patch, int) else "n_token"
-        g.output("embeddings", rows, (n_token, self.n_embd))
+        parts = [rows, *taps]
+        if taps and not g.kernels:  # which leave their joining to who runs the graph: it would be there beside its parts
+            parts = [g.Concat(*parts, axis=1)]
+        for i, part in enumerate(parts):
+            g.output(f"embeddings.{i}" if i else "embeddings", part, (n_token, self.n_embd // len(parts)))
 
     def explain(self) -> dict[str, str]:
         """How a picture becomes patches, and what stands beside them."""

@@ -126,21 +126,18 @@ class Qwen3VL(Packed):
         """patches (n_patch, 3 · 2 · 16 · 16), cos, sin, taps, shares, spans → (n_token, n_embd · (1 + deepstack))."""
         inputs = self.inputs(g)
         x = lattice.placed(g, self.weights, self.embedded(g, inputs))
-        tapped: dict[int, Value] = {}
+        taps: list[Value] = []
         for i in range(self.hp.n_layer):
             name = f"v.blk.{i}"
             x = nn.add(g, x, self.attention(g, nn.layer_norm(g, x, f"{name}.ln1", EPS), name, inputs))
             rows = nn.layer_norm(g, x, f"{name}.ln2", EPS)
             x = nn.add(g, x, nn.mlp(g, rows, f"{name}.ffn_up", f"{name}.ffn_down", nn.gelu_tanh))
             if i in self.deepstack:
-                tapped[i] = x
-        merged = [nn.mlp(g, self.cells(g, nn.layer_norm(g, x, "v.post_ln", EPS)), "mm.0", "mm.2", nn.gelu)]
-        # ONNX Runtime begins with what is recorded last, so that the first tap is done with before the layers behind it
-        for i in reversed(tapped):
-            tap = f"v.deepstack.{i}"
-            cells = nn.layer_norm(g, self.cells(g, tapped[i]), f"{tap}.norm", EPS)
-            merged.insert(1, nn.mlp(g, cells, f"{tap}.fc1", f"{tap}.fc2", nn.gelu))
-        self.output(g, g.Concat(*merged, axis=1) if tapped else merged[0], inputs)
+                tap = f"v.deepstack.{i}"
+                cells = nn.layer_norm(g, self.cells(g, x), f"{tap}.norm", EPS)
+                taps.append(nn.tap(g, nn.mlp(g, cells, f"{tap}.fc1", f"{tap}.fc2", nn.gelu), self.hp.n_embd_out))
+        rows = nn.mlp(g, self.cells(g, nn.layer_norm(g, x, "v.post_ln", EPS)), "mm.0", "mm.2", nn.gelu)
+        self.output(g, rows, inputs, taps)
 
     def explain(self) -> dict[str, str]:
         """What every packed graph takes, the position table's part, and what is joined in a row."""

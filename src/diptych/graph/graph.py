@@ -112,9 +112,9 @@ class Graph:
         return value
 
     def output(self, name: str, value: Value, shape: Sequence[int | str]) -> None:
-        """Name a value as an output."""
+        """Name a value as an output, of float32 if no other type was said (`shaped`)."""
         out = self.Identity(value)
-        out.name, out.shape, out.type = name, ir.Shape(shape), ir.TensorType(ir.DataType.FLOAT)
+        out.name, out.shape, out.type = name, ir.Shape(shape), value.type or ir.TensorType(ir.DataType.FLOAT)
         self._outputs.append(out)
 
     def has(self, name: str) -> bool:

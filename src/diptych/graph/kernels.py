@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from diptych.graph.graph import Graph, Operand, Value
 
 DIPTYCH = "diptych"  # the operators' domain
-_FLOAT, _BFLOAT16 = 1, 16  # ONNX's numbers of the types
+_FLOAT, _FLOAT16, _BFLOAT16 = 1, 10, 16  # ONNX's numbers of the types
 _NORMS = ("LayerNormalization", "SimplifiedLayerNormalization")
 
 Angles = tuple["Value", "Value"]  # cos and sin
@@ -64,6 +64,17 @@ def attention(g: Graph, q: Value, k: Value, v: Value, spans: Value, n_head: int,
     if (made := q.producer()) is not None and made.domain == DIPTYCH:
         _alike(g, out, q, made.attributes["out"].as_int(), _BFLOAT16)
     return g.Cast(out, to=_FLOAT)
+
+
+def tap(g: Graph, x: Value, width: int) -> Value:
+    """Rows (n_token, width) in float16, by the MLP itself where they come of one."""
+    made = x.producer()
+    if made is not None and (made.domain, made.op_type) == (DIPTYCH, "Mlp"):
+        (rows,) = g.op("MlpToFloat16", *made.inputs, domain=DIPTYCH, **_settings(made))
+    else:
+        rows = g.Cast(x, to=_FLOAT16)
+    g.shaped(rows, ("n_token", width), _FLOAT16)
+    return rows
 
 
 def interpolated(g: Graph, x: Value, table: str, taps: Value, shares: Value) -> Value:
