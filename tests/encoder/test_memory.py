@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from gguf import GGMLQuantizationType
 
 import tiny
 from diptych import convert, families
+from diptych.encoder import memory
 from diptych.encoder.half import FamilyHalf
 from diptych.encoder.memory import MIB, predict
 from diptych.encoder.precision import Choice, choose
@@ -74,7 +76,7 @@ def linear(**layers: tuple[int, int]) -> Shapes:
 
 
 def tower(
-    name: str, n: int = 640, n_layer: int = 3, n_out: int = 512, n_ff: int | None = None
+    name: str, n: int = 640, n_layer: int = 3, n_out: int = 512, n_ff: int | None = None, taps: tuple[int, ...] = (1,)
 ) -> tuple[Tower, tuple[int, int, int, int]]:
     n_ff = n_ff or (1712 if name == "qwen2.5vl" else 4 * n)
     shapes: Shapes = {f"v.patch_embd.weight{t}": (n, 3, PATCH, PATCH) for t in ("", ".1")}
@@ -91,9 +93,9 @@ def tower(
         metadata["clip.vision.n_wa_pattern"] = n_layer
     if name == "qwen3vl":
         shapes |= {"v.position_embd.weight": (2304, n), "v.patch_embd.bias": (n,)}
-        shapes |= linear(v__deepstack__1__fc1=(4 * n, 4 * n), v__deepstack__1__fc2=(n_out, 4 * n)) | norm(
-            "v.deepstack.1.norm", 4 * n
-        )
+        for i in taps:
+            inner = {f"v__deepstack__{i}__fc1": (4 * n, 4 * n), f"v__deepstack__{i}__fc2": (n_out, 4 * n)}
+            shapes |= linear(**inner) | norm(f"v.deepstack.{i}.norm", 4 * n)
     return Tower(f"{name}_merger", metadata, shapes), (n, n_ff, n_layer, n_out)
 
 
@@ -151,6 +153,16 @@ print(json.dumps(out))
 """
 
 
+def peaks(
+    path: Path, sides: list[str], before: str = "", precision: str = "int8", runtime: str = "kernels", **environment: str
+) -> list[int]:
+    """Bytes that a media half takes at most, with square pictures one after the other, in a process of its own."""
+    command = [sys.executable, "-c", before + CHILD, str(path), precision, runtime, *sides]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, **environment})
+    out: list[int] = json.loads(done.stdout.splitlines()[-1])
+    return out
+
+
 @LINUX
 @pytest.mark.parametrize(
     ("name", "precision", "runtime"),
@@ -174,33 +186,71 @@ def test_the_peak_is_within_a_fifth_of_what_is_predicted(
     towers: dict[str, Path], name: str, precision: str, runtime: str
 ) -> None:
     choice = available(precision, runtime)
-    command = [sys.executable, "-c", CHILD, str(towers[name]), precision, runtime, *map(str, SIZES)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    for side, measured in zip(SIZES, json.loads(done.stdout.splitlines()[-1]), strict=True):
+    measured_at = peaks(towers[name], list(map(str, SIZES)), precision=precision, runtime=runtime)
+    for side, measured in zip(SIZES, measured_at, strict=True):
         found = predict(families.open_family(towers[name]), choice, [(1, side // PATCH, side // PATCH)])
         told = f"{side} pixels: measured {measured / MIB:.0f} MiB, predicted {found.weights / MIB:.0f} + {found.run / MIB:.0f}"
         assert abs(found.total - measured) < WITHIN * measured, told
 
 
+@LINUX
+def test_a_large_run_takes_what_is_predicted_and_gives_it_back(tmp_path: Path) -> None:
+    choice, side = available("int8", "kernels"), 1638
+    made, sizes = tower("qwen3vl", n=1280, n_layer=2)
+    path = made.write(tmp_path / "tower.gguf", *sizes)
+    small, large, again = peaks(path, ["644", str(side), "644"])
+    found = predict(families.open_family(path), choice, [(1, side // PATCH, side // PATCH)]).total
+    assert abs(found - large) < WITHIN * large, f"measured {large / MIB:.0f} MiB, predicted {found / MIB:.0f}"
+    assert again - small < 0.5 * (large - small)
+
+
+@LINUX
+def test_without_an_arena_rows_are_joined_where_the_layers_stood(tmp_path: Path) -> None:
+    """The C library is told to map arrays from 1 MiB on, as it always does those of large runs."""
+    available("int8", "kernels")
+    made, sizes = tower("qwen3vl", n=256, n_layer=2, n_out=4096)
+    path, found = made.write(tmp_path / "tower.gguf", *sizes), []
+    for most in ("2**40", "1"):
+        before = f"from diptych.encoder import memory\nmemory._LARGE = {most}\n"
+        found.append(peaks(path, ["1036"], before, MALLOC_MMAP_THRESHOLD_="1048576")[0])
+    with_arena, without = found
+    assert with_arena - without > 15 * MIB, f"{with_arena / MIB:.0f} MiB with an arena, {without / MIB:.0f} without"
+
+
+def test_a_picture_gets_the_same_rows_with_an_arena_and_without(towers: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    half = FamilyHalf(families.open_family(towers["qwen3vl"]), Options(threads=1), choice=available("int8", "kernels"))
+    pieces, rows = half.preprocess(picture(280, 280), MediaSettings())[0].pieces, []
+    for size in (memory._LARGE, 1, memory._LARGE):
+        monkeypatch.setattr(memory, "_LARGE", size)
+        rows += half.encode(pieces)
+        assert [arena for _, arena in half._sessions] == [size > 1]
+    assert all(np.array_equal(rows[0], other) for other in rows)
+    half.close()
+
+
 @pytest.mark.parametrize(
-    ("name", "n_out", "n_ff", "rest", "most"),
+    ("name", "sizes", "rest", "most"),
     [
-        ("qwen2vl", 3584, 5120, "bf16", 2.0),
-        ("qwen2.5vl", 3584, 3420, "bf16", 2.0),
-        ("qwen2vl", 3584, 5120, "f32", 5.0),  # where attention is ONNX Runtime's
+        ("qwen2vl", (1280, 32, 3584, 5120), "bf16", 1.7),
+        ("qwen2.5vl", (1280, 32, 3584, 3420), "bf16", 1.7),
+        ("qwen3vl", (1024, 24, 2048, 4096), "bf16", 1.5),  # 2B
+        ("qwen3vl", (1024, 24, 2560, 4096), "bf16", 1.6),  # 4B
+        ("qwen3vl", (1152, 27, 4096, 4304), "bf16", 2.0),  # 8B
+        ("qwen2vl", (1280, 32, 3584, 5120), "f32", 5.0),  # where attention is ONNX Runtime's
     ],
 )
 def test_a_photo_at_a_published_models_limit_stays_under_two_gigabytes(
-    name: str, n_out: int, n_ff: int, rest: Literal["bf16", "f32"], most: float
+    name: str, sizes: tuple[int, int, int, int], rest: Literal["bf16", "f32"], most: float
 ) -> None:
-    """24 megapixels at the 12.8 that preprocessor_config.json has, as `benchmarks/photo.py` measures it."""
-    made, sizes = tower(name, 1280, 32, n_out, n_ff)
-    metadata = {**made.told(*sizes), "clip.vision.image_max_pixels": 12_845_056}
+    """24 megapixels at the 12.8 and 16.8 that preprocessor_config.json has, as `benchmarks/photo.py` measures it."""
+    made, told = tower(name, *sizes, taps=(5, 11, 17))
+    patch, limit = (16, 2**24) if name == "qwen3vl" else (PATCH, 12_845_056)
+    metadata = {**made.told(*told), "clip.vision.image_max_pixels": limit, "clip.vision.patch_size": patch}
     weights = Weights(metadata, {name: elsewhere(name, shape) for name, shape in made.shapes.items()})
     family = families.for_projector(made.projector)(weights)
     assert isinstance(family, Packed)
     width, height = family.used(6000, 4000, *family.pixel_limits(MediaSettings()))
-    grid = (1, height // PATCH, width // PATCH)
+    grid = (1, height // patch, width // patch)
     assert grid[1] * grid[2] > 64_000
     found = predict(family, Choice("int8", "kernels", rest, ""), [grid])
     assert 0.9 * most < found.total / 1e9 < most
@@ -256,7 +306,7 @@ def test_runs_are_cut_to_what_fits(folder: Path, monkeypatch: pytest.MonkeyPatch
     path, n_runs = folder / "mmproj.gguf", {}
     for mib in (room_for(path, 280), None):
         half, n = opened(path, mib), 0
-        session = half._sessions["image"]
+        (session,) = half._sessions.values()
         run = session.run
 
         def counted(feed: Any, run: Any = run) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 
@@ -11,8 +12,10 @@ from diptych import families
 from diptych.encoder.identity import of_family
 from diptych.encoder.limits import runs
 from diptych.encoder.load import load
-from diptych.encoder.memory import Budget
+from diptych.encoder.mapped import trim
+from diptych.encoder.memory import Budget, large
 from diptych.encoder.precision import Choice, choose
+from diptych.encoder.session import Session
 from diptych.families.base import Family, MediaHalf, Part, Rows
 from diptych.options import Options
 from diptych.positions import Positions
@@ -41,11 +44,16 @@ class FamilyHalf:
         self.arithmetic: Mapping[str, str] = {
             "precision": self.choice.precision, "runtime": self.choice.runtime, **providers,
         }  # fmt: skip
+        self._options, self._trace = options, trace
         self._budget = Budget(family, self.choice, options.encode_memory)
         most = options.encode_max_patches
         self.max_patches = most if self._budget.max_patches is None else min(most, self._budget.max_patches)
         self.made_of: Sequence[str | Path] = of_family(family, {**self.arithmetic, "rest": self.choice.rest}, options)
-        self._sessions = {kind: load(family, kind, options, self.choice, trace) for kind in family.piece_kinds}
+        self._lock = threading.Lock()
+        self._sessions: dict[tuple[str, bool], Session] = {}
+        for kind in family.piece_kinds:
+            self._session(kind, arena=True)
+        trim()  # of a first start, which writes the weights
         if options.warmup or self.choice.runtime == "openvino":
             self.warm_up()  # OpenVINO rearranges the weights in the first run, which takes less memory with a small picture
 
@@ -98,7 +106,18 @@ class FamilyHalf:
             session.close()
 
     def _run(self, pieces: Sequence[Piece]) -> list[Rows]:
-        return self.family.split(pieces, self._sessions[pieces[0].kind].run(self.family.feed(pieces)))
+        with self._lock:  # a session may not be closed under a run
+            session = self._session(pieces[0].kind, arena=not large(self.family, self.choice, pieces))
+            return self.family.split(pieces, session.run(self.family.feed(pieces)))
+
+    def _session(self, kind: str, *, arena: bool) -> Session:
+        """The session of a kind, opened anew where the open one has an arena and none is wanted, or the other way round."""
+        if (found := self._sessions.get((kind, arena))) is None:
+            if other := self._sessions.pop((kind, not arena), None):
+                other.close()  # before, for what it keeps
+                trim()
+            found = self._sessions[kind, arena] = load(self.family, kind, self._options, self.choice, self._trace, arena=arena)
+        return found
 
 
 def encoded(half: MediaHalf, chunks: Sequence[MediaChunk]) -> list[Rows]:

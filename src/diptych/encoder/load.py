@@ -22,8 +22,8 @@ from diptych.trace import OFF, Trace
 PREPACK = 100_000_000  # weights; at 675 million it costs 8 s of loading and 0.2 GB, and runs are no faster for it
 
 
-def load(family: Family, kind: str, options: Options, choice: Choice, trace: Trace = OFF) -> Session:
-    """Write a family's graph for one kind of piece and open a session over it.
+def load(family: Family, kind: str, options: Options, choice: Choice, trace: Trace = OFF, *, arena: bool = True) -> Session:
+    """Write a family's graph for one kind of piece and open a session over it, with an arena where it has such a thing.
 
     Raises FileError when it cannot be loaded, EngineError or MissingExtra when the runtime cannot do what was chosen.
     """
@@ -33,7 +33,8 @@ def load(family: Family, kind: str, options: Options, choice: Choice, trace: Tra
         if choice.runtime == "openvino":
             return OpenVinoSession(model, options, choice.precision, choice.rest, trace)
         operators = LIBRARY if choice.runtime == "kernels" else None
-        return OrtSession(model.read_bytes(), options, folder=model.parent, operators=operators, trace=trace)
+        given = model.read_bytes()
+        return OrtSession(given, options, folder=model.parent, operators=operators, arena=arena, trace=trace)
 
 
 def _float32(family: Family, kind: str, options: Options, choice: Choice, trace: Trace) -> OrtSession:

@@ -1,4 +1,4 @@
-"""Files that a library maps into this process's memory and keeps there when it no longer reads them."""
+"""Memory that is kept where nobody needs it: of files that a library has mapped, and of what was freed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import ctypes
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _EVERY = 0.05  # seconds
@@ -31,6 +31,12 @@ def released(path: Path) -> Iterator[None]:
         over.set()
         thread.join()
         release(path)
+
+
+def trim() -> None:
+    """Give what was freed back to the system, where the C library keeps it for later and can be told (GNU's)."""
+    with suppress(AttributeError, OSError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def release(path: Path) -> int:

@@ -13,6 +13,7 @@ layers, 640 and 1,280 wide, MLPs of 1 to 8 times the width, 1,296 and 5,476 patc
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
@@ -27,10 +28,13 @@ MIB = 2**20
 _FLOAT = 4  # bytes
 _BYTES: Mapping[Precision, int] = {"f32": 4, "bf16": 2, "f16": 2, "int8": 1}  # of a number in a linear layer's matrix
 _CHANNELS = 3
+_MOST_PATCHES = 2**31
 _BAND = 768  # rows that go through an MLP together in `kernels/linear.cpp`
 _BETWEEN = 6  # bytes of a number there: float32, and int8 of it and of what it comes from
 _PACKED = 32 * MIB  # keys and values that `kernels/attention.cpp` has packed at once, unless those of one head are more
-_KEY_AND_VALUE = 4  # bytes of one of each
+_LARGE = 32 * MIB  # an array that the GNU C library always maps, mallopt(3)
+_BFLOAT16 = 2  # bytes
+_KEY_AND_VALUE = 2 * _BFLOAT16  # bytes of one of each
 _HEAD_NORMS = 1.3  # arrays more where queries and keys are normalised, which is done in float32 before they become bfloat16
 
 
@@ -78,9 +82,16 @@ def predict(family: Family, choice: Choice, grids: Iterable[tuple[int, ...]]) ->
     Within a fifth of what is measured, as `tests/encoder/test_memory.py` has it.
     """
     grids = list(grids)
-    n_patches = sum(math.prod(grid) for grid in grids)
-    packed = min(n_patches * _packed(family, choice), _PACKED)
-    return Memory(_weights(family, choice), n_patches * _patch(family, choice, len(grids)) + packed + _bands(family, choice))
+    return _predicted(family, choice, sum(math.prod(grid) for grid in grids), len(grids))
+
+
+def large(family: Family, choice: Choice, pieces: Iterable[Piece]) -> bool:
+    """Whether a run of the kernels is better without ONNX Runtime's arena, which takes up to half more than is in use, and keeps
+    that while rows are joined: where queries alone are so much that the system gives memory for each array by itself.
+
+    Their weights are mapped, so that a session more takes next to nothing.
+    """
+    return choice.runtime == "kernels" and sum(piece.n_patches for piece in pieces) > _large(family)
 
 
 class Budget:
@@ -121,13 +132,30 @@ def _weights(family: Family, choice: Choice) -> int:
     return 2 * total - _arrays(choice).base if twice else total
 
 
+def _predicted(family: Family, choice: Choice, n_patches: int, n_pieces: int) -> Memory:
+    packed = min(n_patches * _packed(family, choice), _PACKED)
+    arena = choice.runtime != "kernels" or n_patches <= _large(family)
+    patch = _patch(family, choice, n_pieces, arena=arena)
+    return Memory(_weights(family, choice), n_patches * patch + packed + _bands(family, choice))
+
+
 def _fitting(family: Family, choice: Choice, n_bytes: int, n_pieces: int) -> int:
-    """The most patches of so many pieces for which `predict` tells no more."""
-    room, patch = n_bytes - _weights(family, choice) - _bands(family, choice), _patch(family, choice, n_pieces)
-    return max(room // (patch + _packed(family, choice)), (room - _PACKED) // patch)
+    """The most patches of so many pieces for which `predict` tells no more, nor does for fewer."""
+    edge = _large(family)  # behind which less is needed
+
+    def least(n_patches: int) -> int:
+        totals = {n: _predicted(family, choice, n, n_pieces).total for n in (n_patches, min(n_patches, edge))}
+        return max(totals.values())
+
+    return bisect_right(range(_MOST_PATCHES), n_bytes, key=least) - 1
 
 
-def _patch(family: Family, choice: Choice, n_pieces: int) -> int:
+def _large(family: Family) -> int:
+    """Patches of which the queries fill `_LARGE`."""
+    return _LARGE // (family.hp.n_embd * _BFLOAT16)
+
+
+def _patch(family: Family, choice: Choice, n_pieces: int, *, arena: bool) -> int:
     """Bytes that a patch takes in a run; of several pieces what is fed is copied, to stand together."""
     hp, arrays = family.hp, _arrays(choice)
     tensors = family.weights.tensors
@@ -138,9 +166,13 @@ def _patch(family: Family, choice: Choice, n_pieces: int) -> int:
     if choice.runtime == "openvino" and POSITIONS in tensors:
         mlp += N_TAPS * hp.n_embd
     fed = _CHANNELS * hp.patch_size**2 * (family.n_frames if isinstance(family, Packed) else 1) if n_pieces > 1 else 0
-    joined = family.n_embd > hp.n_embd_out  # rows of several layers, side by side
-    rows = (2 if joined or choice.runtime != "kernels" else 1) * family.n_embd / hp.n_merge**2
-    return math.ceil(_FLOAT * (max(attention, mlp) + fed + rows))
+    layers, rows, joined = max(attention, mlp), hp.n_embd_out / hp.n_merge**2, family.n_embd / hp.n_merge**2
+    if choice.runtime != "kernels":
+        return math.ceil(_FLOAT * (layers + fed + 2 * joined))
+    tapped = (joined - rows) / 2  # in float16, while they wait to be joined
+    if arena:  # which keeps what the layers took
+        return math.ceil(_FLOAT * (layers + fed + rows + tapped + (joined if tapped else 0)))
+    return math.ceil(_FLOAT * (fed + max(layers + tapped, joined + rows / 2)))
 
 
 def _packed(family: Family, choice: Choice) -> int:
