@@ -1,10 +1,12 @@
 """Four requests with a picture each at the same time, against the same four one after the other.
 
     python benchmarks/overlap.py --cache /var/tmp/diptych-bench --threads 2
+    python benchmarks/overlap.py --cache /var/tmp/diptych-bench --threads 1 --large
 
 Both take turns in one engine, each turn with other pictures and texts, so that no cache helps; who goes first changes. The
-model is that of benchmarks/model.py. Printed are the seconds of each turn, the median of the ratios, and how long each stage
-was at work, as a part of the time that passed: side by side these parts sum up to more than one.
+model is that of benchmarks/model.py, with a tower of 46 million weights or of 675. Each half has so many threads: with one
+on two cores, neither takes the other's. Printed are the seconds of each turn, the median of the ratios, and how long each
+stage was at work, as a part of the time that passed: side by side these parts sum up to more than one.
 """
 
 from __future__ import annotations
@@ -20,7 +22,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from measure import processor
+from encode import N_EMBD, N_HEAD, N_LAYER, N_OUT
+from measure import made as made_tower
+from measure import processor, qwen2vl
 from PIL import Image
 
 from diptych import Engine, Message, Options, Request, Sampling
@@ -42,6 +46,7 @@ class Turn:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cache", type=Path, default=Path("/var/tmp/diptych-bench"), help="folder the model is kept in")
+    parser.add_argument("--large", action="store_true", help="a tower of 675 million weights")
     parser.add_argument("--requests", type=int, default=4)
     parser.add_argument("--size", type=int, default=504, help="pixels a side of the pictures")
     parser.add_argument("--prompt", type=int, default=60, help="characters behind the picture, about as many tokens")
@@ -55,6 +60,8 @@ def main() -> None:
     if args.cores:
         os.sched_setaffinity(0, args.cores)
     text, mmproj = made(args.cache)
+    if args.large:
+        mmproj = made_tower(qwen2vl("tower", N_LAYER, N_EMBD, N_HEAD, N_OUT), args)
     options = Options(
         n_ctx=8192, n_parallel=args.requests, threads=args.threads, threads_while_encoding=args.threads_while_encoding,
         precision=args.precision, warmup=True, encode_cache_mib=0, encode_disk_mib=0,
