@@ -2,6 +2,7 @@
 // OrtCustomOp.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <exception>
 #include <initializer_list>
@@ -15,6 +16,9 @@
 #include "parallel.h"
 
 namespace diptych::onnx {
+
+// On how many threads operators compute, at most, of those that a session has.
+inline std::atomic<std::size_t> most_threads{std::numeric_limits<std::size_t>::max()};
 
 // A status of ONNX Runtime's that says something failed, on its way to ONNX Runtime.
 struct Failed {
@@ -114,13 +118,24 @@ class Context {
     }
 
     // On the session's threads, one task after the other as they become free.
+    // Workers take the next task until none is left, the first of them to the end, the others as long as there is a
+    // thread for them.
     Parallel parallel() const {
         return [this](std::size_t n, const std::function<void(std::size_t)>& task) {
+            std::atomic<std::size_t> next{0};
+            const std::function<void(std::size_t)> work = [&](std::size_t worker) {
+                while (worker < most_threads.load(std::memory_order_relaxed)) {
+                    const std::size_t i = next.fetch_add(1, std::memory_order_relaxed);
+                    if (i >= n) break;
+                    task(i);
+                }
+            };
+            if (most_threads == 1) return work(0);  // nobody is woken, to look for work and keep a core from others
             const auto run = [](void* of, std::size_t i) {
                 (*static_cast<const std::function<void(std::size_t)>*>(of))(i);
             };
             check(api_.KernelContext_ParallelFor(context_, run, n, n,
-                                                 const_cast<void*>(static_cast<const void*>(&task))));
+                                                 const_cast<void*>(static_cast<const void*>(&work))));
         };
     }
 

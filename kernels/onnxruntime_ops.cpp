@@ -278,6 +278,11 @@ OrtCustomOpDomain* domain(const OrtApi& api) {
 
 }  // namespace
 
+// Compute on at most n threads from now on, in all sessions; with 0 on all they have.
+extern "C" __attribute__((visibility("default"))) void diptych_use_threads(std::size_t n) {
+    onnx::most_threads = n ? n : std::numeric_limits<std::size_t>::max();
+}
+
 // What ONNX Runtime calls in a library of operators.
 extern "C" __attribute__((visibility("default"))) OrtStatus* RegisterCustomOps(OrtSessionOptions* options,
                                                                                const OrtApiBase* base) {

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -19,7 +20,8 @@ from gguf import GGMLQuantizationType
 from numpy.typing import NDArray
 
 import onnx_files
-from diptych.encoder.kernels import ATTENTION, LIBRARY
+from diptych.encoder import kernels
+from diptych.encoder.kernels import ATTENTION, LIBRARY, at_most
 from diptych.encoder.ort import OrtSession
 from diptych.encoder.precision import this_machine
 from diptych.errors import EngineError, FileError
@@ -536,3 +538,32 @@ def test_without_a_compiler_diptych_is_installed_without_the_kernels_and_with_on
     assert not made.name.endswith("-any.whl"), told
     inside = [set(ZipFile(path).namelist()) for path in (without, made)]
     assert inside[1] - inside[0] >= {"diptych/encoder/diptych_kernels.so"}
+
+
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="there is one core, and so one thread")
+def test_a_session_leaves_threads_to_others_while_it_is_told_to(tmp_path: Path) -> None:
+    weight, x = normal(1024, 1024), normal(2000, 1024, seed=1)
+    run = linear(tmp_path, weight, None, threads=2).run
+    wanted = run({"x": x})
+
+    def others() -> float:
+        """Of the CPU's time that some runs take, the part of other threads than this one."""
+        start = time.process_time(), time.thread_time()
+        for _ in range(10):
+            np.testing.assert_array_equal(run({"x": x}), wanted)
+        whole, own = time.process_time() - start[0], time.thread_time() - start[1]
+        return (whole - own) / whole
+
+    assert others() > 0.2
+    with at_most(1):
+        time.sleep(0.2)  # the others look for work a while
+        assert others() < 0.1
+    assert others() > 0.2
+
+
+def test_without_the_library_nobody_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "LIBRARY", tmp_path / "none.so")
+    kernels._use_threads.cache_clear()
+    with at_most(1):
+        pass
+    kernels._use_threads.cache_clear()

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import pytest
 from asking import Load, collect, joined, png, request, together, tokens, wait_until
 
+from diptych.encoder import kernels
 from diptych.encoder.encoder import Encoder, Encoding
 from diptych.engine import Engine
 from diptych.families.base import Rows
@@ -141,11 +142,20 @@ def test_while_the_encoder_is_stuck_others_are_answered(load: Load) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "beside"),
-    [({"threads": 2}, 1), ({"threads": 1}, 1), ({"threads": 2, "threads_while_encoding": 9}, 2)],
-    ids=["half of them", "one there is", "as many as there are"],
+    ("options", "beside", "left"),
+    [
+        ({"threads": 2}, 1, 1),
+        ({"threads": 3}, 1, 2),
+        ({"threads": 1}, 1, 1),
+        ({"threads": 2, "threads_while_encoding": 9}, 2, 1),
+    ],
+    ids=["half of them", "the smaller half", "one there is", "as many as there are"],
 )
-def test_while_a_picture_is_encoded_the_text_half_leaves_cores_to_it(load: Load, options: dict[str, int], beside: int) -> None:
+def test_while_a_picture_is_encoded_each_half_leaves_cores_to_the_other(
+    load: Load, monkeypatch: pytest.MonkeyPatch, options: dict[str, int], beside: int, left: int
+) -> None:
+    limits: list[int] = []
+    monkeypatch.setattr(kernels, "_use_threads", lambda: limits.append)
     engine = load(n_parallel=2, **options)
     context, (stuck, free) = engine._context, hold(engine)
     seen: list[int] = []
@@ -158,11 +168,13 @@ def test_while_a_picture_is_encoded_the_text_half_leaves_cores_to_it(load: Load,
         seen.clear()
         await collect(engine, request("the", n=3))
         assert set(seen) == {beside}
+        assert limits == [left, 0] * len(seen)
         free.set()
         await waiting
 
     asyncio.run(main())
     assert seen[-1] == options["threads"]
+    assert len(limits) < 2 * len(seen), "alone the text half takes no cores from anybody"
 
 
 @pytest.mark.parametrize("form", ["chat", "prompt"])

@@ -8,9 +8,11 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import nullcontext
 from functools import partial
 from typing import TypeVar
 
+from diptych.encoder import kernels
 from diptych.encoder.encoder import Encoder, Encoding
 from diptych.engine.about import SlotState
 from diptych.engine.inbox import Inbox
@@ -167,7 +169,8 @@ class Loop:
         self._context.use_threads(self._n_beside if encoding else self._n_threads)
         start = time.perf_counter()
         try:
-            done = self._context.decode(step.batch)
+            with kernels.at_most(max(1, self._n_threads - self._n_beside)) if encoding else nullcontext():
+                done = self._context.decode(step.batch)
         except InputError as error:  # llama.cpp was not called, so the cache is as it was
             return self._separate(step, error)
         except DiptychError as error:
