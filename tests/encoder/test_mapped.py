@@ -1,7 +1,8 @@
-"""Giving back the memory of mapped files, measured by the kernel's own count of resident pages."""
+"""Giving back the memory of mapped files and of what was freed, measured by the kernel's own count of resident pages."""
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import os
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from diptych.encoder.mapped import release, released
+from diptych.encoder.mapped import release, released, trim
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing is given back")
 SIZE = 8 * 2**20
@@ -89,3 +90,20 @@ def test_an_error_inside_the_block_goes_through(file: Path) -> None:
     with mapping(file) as mapped, pytest.raises(KeyError), released(file):
         assert len(mapped[:]) == SIZE
         raise KeyError
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="the C library cannot be told"
+)
+def test_what_was_freed_goes_back_to_the_system() -> None:
+    def anonymous() -> int:
+        line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon"))
+        return int(line.split()[1]) * 1024
+
+    blocks = [os.urandom(100_000) for _ in range(400)]
+    some = blocks[::20]  # between which the library keeps what is free
+    del blocks
+    before = anonymous()
+    trim()
+    assert before - anonymous() > 20 * 2**20
+    assert len(some) == 20

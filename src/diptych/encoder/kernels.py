@@ -34,7 +34,7 @@ def _use_threads() -> Callable[[int], object]:
     """The library's function; where there is none, nobody is to be told."""
     try:
         found = ctypes.CDLL(str(LIBRARY)).diptych_use_threads
-    except OSError:
+    except (AttributeError, OSError):
         return lambda _: None
     found.argtypes, found.restype = [ctypes.c_size_t], None
     return cast("Callable[[int], object]", found)

@@ -35,7 +35,7 @@ def released(path: Path) -> Iterator[None]:
 
 def trim() -> None:
     """Give what was freed back to the system, where the C library keeps it for later and can be told (GNU's)."""
-    with suppress(AttributeError, OSError):
+    with suppress(AttributeError, OSError, TypeError):  # the last on Windows, where no library is the process's own
         ctypes.CDLL(None).malloc_trim(0)
 
 
