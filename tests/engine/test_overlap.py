@@ -168,13 +168,15 @@ def test_while_a_picture_is_encoded_each_half_leaves_cores_to_the_other(
         seen.clear()
         await collect(engine, request("the", n=3))
         assert set(seen) == {beside}
-        assert limits == [left, 0] * len(seen)
+        told = list(limits)  # also of the text before the picture, where that is decoded late
+        assert told == [left, 0] * (len(told) // 2)
+        assert len(told) >= 2 * len(seen)
         free.set()
         await waiting
+        assert limits == told, "alone the text half takes no cores from anybody"
 
     asyncio.run(main())
     assert seen[-1] == options["threads"]
-    assert len(limits) < 2 * len(seen), "alone the text half takes no cores from anybody"
 
 
 @pytest.mark.parametrize("form", ["chat", "prompt"])
